@@ -1,0 +1,196 @@
+"""What travels on streams: input items, output events, and where they stand.
+
+Both are frozen msgspec structs, tagged by ``t``: the same bytes go over the Unix-socket
+link, into the journal and into Redis, and are validated when they are read.
+
+Positions. A stream numbers its items 1, 2, 3... without a gap (``offset``), across all
+attempts. An output event also carries ``n``, its ordinal among events of its own type
+(1, 2, 3...), and cumulative counters *through this event* (units, chars, samples...), so a
+dialect can encode any event without having seen the ones before it.
+
+The engine fills in content only. ``offset``, ``n`` and the cumulative counters are stamped
+by `core.stream.Stamper` in the runner, from where the previous attempt stopped.
+
+At most 25 types. If a 26th seems needed, the unification leaks: redesign.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = [
+    "TERMINAL",
+    "Audio",
+    "Consumed",
+    "End",
+    "Ended",
+    "Input",
+    "InputItem",
+    "Notice",
+    "Output",
+    "OutputEvent",
+    "Prompt",
+    "Text",
+    "TextDelta",
+    "ToolCalls",
+    "Usage",
+    "marks",
+    "size_of",
+]
+
+EndState = Literal["completed", "failed", "cancelled", "expired"]
+TERMINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"})
+
+
+class Consumed(msgspec.Struct, frozen=True, array_like=True):
+    """How much input an output accounts for.
+
+    ``offset``: every input item up to here is wholly consumed. ``fine``: cumulative count in
+    the kind's own measure (unit, sample, tile), which may stand inside item ``offset + 1``.
+    A new attempt reads the items after ``offset`` and skips what lies below ``fine``.
+    """
+
+    offset: int = 0
+    fine: int = 0
+
+
+# ------------------------------------------------------------------ input items
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
+    """One item of a job's input stream. ``offset`` is assigned by the store."""
+
+    offset: int = 0
+
+
+class Prompt(Input, frozen=True, tag="prompt"):
+    """A whole conversation for a text job: OpenAI-shaped messages, oldest first."""
+
+    messages: list[dict[str, Any]]
+
+
+class Text(Input, frozen=True, tag="text"):
+    """Text to be spoken. ``unit`` is the session-wide index of its first unit.
+
+    A unit is one Unicode code point. ``seq`` is the client's own number of this message
+    (S1 ``seq``), echoed by audio that was synthesised when it was the newest.
+    """
+
+    text: str
+    unit: int
+    seq: int = 0
+
+
+class End(Input, frozen=True, tag="end"):
+    """No more input will come."""
+
+    seq: int = 0
+
+
+InputItem = Prompt | Text | End
+
+# ----------------------------------------------------------------- output events
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
+    """One event of a job's output stream, numbered by the stream."""
+
+    offset: int = 0
+    n: int = 0
+
+
+class TextDelta(Output, frozen=True, tag="delta"):
+    """More text. ``chars``, ``tokens``: cumulative through this event."""
+
+    text: str
+    chars: int = 0
+    tokens: int = 0
+    count: int = 1  # tokens in this delta
+
+
+class ToolCalls(Output, frozen=True, tag="tools"):
+    """All tool calls so far, accumulated: ``[{index, id, function: {name, arguments}}]``.
+
+    ``delta`` holds only what this event added, in the same shape.
+    """
+
+    calls: list[dict[str, Any]]
+    delta: list[dict[str, Any]]
+
+
+class Usage(Output, frozen=True, tag="usage"):
+    """What the model counted. ``finish``: stop, length, tool_calls (OpenAI's words)."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    finish: str = "stop"
+
+
+class Notice(Output, frozen=True, tag="notice"):
+    """Something the client should know that is no failure, such as a shortened prompt."""
+
+    code: str
+    message: str
+    details: dict[str, Any] = {}
+
+
+class Audio(Output, frozen=True, tag="audio"):
+    """A piece of audio and exactly the units it speaks.
+
+    ``data``: s16le PCM at the job's rate and channels, or whole encoded frames of the job's
+    format. ``text``: the units spoken, ``len(text)`` of them, from ``unit`` on.
+    ``frames``: sample frames in this piece (one frame = one sample per channel).
+    ``units``, ``samples``: cumulative units and sample frames through this event;
+    ``unit + len(text) == units`` always.
+    """
+
+    data: bytes
+    text: str
+    unit: int
+    frames: int
+    seq: int = 0
+    units: int = 0
+    samples: int = 0
+
+
+class Ended(Output, frozen=True, tag="ended"):
+    """The one terminal event. ``code`` and ``message`` are an error's, for failed and expired."""
+
+    state: EndState
+    code: str = ""
+    message: str = ""
+    retryable: bool = False
+    details: dict[str, Any] = {}
+    seq: int = 0  # newest client number heard (S1 `tts_end.seq`)
+
+
+OutputEvent = TextDelta | ToolCalls | Usage | Notice | Audio | Ended
+
+
+def marks(event: Output) -> dict[str, int]:
+    """The cumulative counters of ``event``, by name; what `after_mark` may search by."""
+    match event:
+        case TextDelta():
+            return {"chars": event.chars, "tokens": event.tokens}
+        case Audio():
+            return {"units": event.units, "samples": event.samples}
+        case _:
+            return {}
+
+
+def size_of(item: Input | Output) -> int:
+    """Bytes that ``item`` counts for against windows, credits and item bounds.
+
+    Content bytes plus a fixed 64 for the frame: cheap, and never under the true content.
+    """
+    match item:
+        case Audio():
+            return len(item.data) + len(item.text) * 4 + 64
+        case TextDelta() | Text():
+            return len(item.text.encode("utf-8", "surrogatepass")) + 64
+        case Prompt() | ToolCalls() | Notice() | Ended():
+            return len(msgspec.json.encode(item)) + 64
+        case _:
+            return 64

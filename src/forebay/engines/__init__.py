@@ -1,0 +1,263 @@
+"""The engine contract and the registry of engines.
+
+An engine is a model in a worker process. The runner calls, in this order::
+
+    engine = create("synthetic", kind, options)   # cheap: nothing is loaded yet
+    await engine.load(report)                     # may take minutes; reports each stage
+    session = await engine.open(params, resume)   # one per leased job
+    async for event in engine.step(session, items):   # one model call
+        ...
+    await engine.close(session)
+
+`step` is the only place where the model works. It yields output events *without* numbers
+(the runner stamps offset, ordinal and counters) as soon as each exists. Closing the
+iterator early (``aclose``) means: stop this call as soon as the model allows; engines that
+cannot abort a call stop at its end and say so with the capability `abortable` missing.
+
+What an engine may not do: read configuration or environment (it is handed plain options),
+log user content, block the event loop (blocking models derive from `ThreadedEngine`),
+raise anything but the errors of `forebay.errors` for what it foresees. Anything else it
+raises becomes `EngineFailed` on that one job.
+
+Parameters (``JobSpec.params``) per kind, all JSON-able, validated by the dialect:
+
+text
+    ``max_tokens`` int | None, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``,
+    ``presence_penalty``, ``frequency_penalty`` float | None, ``seed`` int | None,
+    ``stop`` list[str], ``tools`` list | None, ``tool_choice``, ``response_format``.
+    Input: one `Prompt`. Output: `TextDelta`, `ToolCalls`, `Notice`, one `Usage` last.
+speech
+    ``sample_rate`` int (8000..48000), ``channels`` 1|2, ``format``: pcm16 (default), wav,
+    mp3, opus, aac, flac; ``voice`` str, ``speed`` float, ``language`` str | None.
+    Input to `step`: one `Text` (a segment the runner has cut). Output: `Audio` whose
+    ``data`` is mono s16le PCM **at the engine's own rate** (``Audio.frames`` frames of it)
+    with the units it speaks: the runner resamples, splits to pieces of at most 1 s and
+    encodes. One segment may be yielded as several pieces; together they cover its units
+    exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from forebay.core.events import InputItem, OutputEvent
+from forebay.core.kinds import Kind
+from forebay.core.spec import LoadStage
+from forebay.errors import ConfigError, MissingEngine
+
+__all__ = [
+    "REGISTRY",
+    "Engine",
+    "EngineInfo",
+    "EngineSession",
+    "Entry",
+    "Report",
+    "Resume",
+    "ThreadedEngine",
+    "create",
+    "missing",
+    "names",
+]
+
+Report = Callable[[LoadStage], None]
+EngineSession = Any  # whatever `open` returned; the runner never looks inside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """What an earlier attempt left. ``text``: committed output to continue after."""
+
+    attempt: int = 1
+    text: str = ""
+    fine: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What an engine says of itself once loaded.
+
+    ``slots``: steps that may run at once. ``rate``: native sample rate, speech only.
+    ``capabilities``: of prefix (can continue a given text), abortable (a step can be
+    stopped inside), tools, batch. ``facts``: what faces show (context length, voices,
+    languages, licence, device).
+    """
+
+    model: str
+    version: str = ""
+    slots: int = 1
+    rate: int | None = None
+    synthetic: bool = False
+    capabilities: frozenset[str] = frozenset()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    name: str
+    kind: Kind
+
+    async def load(self, report: Report) -> EngineInfo:
+        """Make the model ready. Raises `CannotBoot` (stage and reason) or `MissingEngine`."""
+
+    async def open(self, params: Mapping[str, Any], resume: Resume) -> EngineSession: ...
+
+    def step(
+        self, session: EngineSession, items: Sequence[InputItem]
+    ) -> AsyncIterator[OutputEvent]: ...
+
+    async def close(self, session: EngineSession) -> None: ...
+
+    async def unload(self) -> None: ...
+
+
+class ThreadedEngine:
+    """Base for models whose calls block: runs `run` in a thread, one per slot.
+
+    A subclass implements ``run(session, items, stopped)``, a plain generator that yields
+    events and looks at ``stopped()`` between pieces. An exception it raises surfaces in the
+    runner's ``async for``. Closing the async iterator sets ``stopped`` and waits for the
+    thread to leave the model, because a slot is free only then.
+    """
+
+    _pool: ThreadPoolExecutor | None = None
+
+    def start_threads(self, slots: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="engine")
+
+    def run(
+        self, session: EngineSession, items: Sequence[InputItem], stopped: Callable[[], bool]
+    ) -> Iterator[OutputEvent]:
+        raise TypeError(f"{type(self).__name__} must implement run")
+
+    async def step(
+        self, session: EngineSession, items: Sequence[InputItem]
+    ) -> AsyncIterator[OutputEvent]:
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[OutputEvent | BaseException | None] = asyncio.Queue()
+        stop = threading.Event()
+
+        def work() -> None:
+            last: BaseException | None = None
+            try:
+                for event in self.run(session, items, stop.is_set):
+                    loop.call_soon_threadsafe(queue.put_nowait, event)
+                    if stop.is_set():
+                        break
+            except BaseException as exc:  # noqa: BLE001 - carried to the runner, raised there
+                last = exc
+            loop.call_soon_threadsafe(queue.put_nowait, last)
+
+        if self._pool is None:
+            raise TypeError("start_threads was not called in load")
+        future = loop.run_in_executor(self._pool, work)
+        try:
+            while (event := await queue.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            stop.set()
+            await asyncio.shield(future)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One engine by name: where its class is and what must be installed for it."""
+
+    kind: Kind
+    target: str  # "module:Class"
+    modules: tuple[str, ...] = ()  # imported to see whether it can run at all
+    install: str = ""
+    about: str = ""
+
+
+REGISTRY: dict[tuple[Kind, str], Entry] = {}
+
+
+def _add(name: str, **facts: Any) -> None:
+    entry = Entry(**facts)
+    REGISTRY[entry.kind, name] = entry
+
+
+_add(
+    "synthetic",
+    kind=Kind.SPEECH,
+    target="forebay.engines.synthetic:SyntheticSpeech",
+    about="tone instead of a voice; for tests and load only",
+)
+_add(
+    "synthetic",
+    kind=Kind.TEXT,
+    target="forebay.engines.synthetic:SyntheticText",
+    about="fixed words instead of a model; for tests and load only",
+)
+_add(
+    "llama",
+    kind=Kind.TEXT,
+    target="forebay.engines.llama:LlamaText",
+    modules=("xllamacpp",),
+    install="make models  # or: pip install 'forebay[llm]' && forebay models fetch smollm2",
+    about="a local GGUF model on llama.cpp (SmolLM2-135M-Instruct by default)",
+)
+_add(
+    "openai",
+    kind=Kind.TEXT,
+    target="forebay.engines.openai:OpenAIText",
+    about="any OpenAI-compatible server (SGLang, vLLM, ...): base_url, api_key, model",
+)
+_add(
+    "voices",
+    kind=Kind.SPEECH,
+    target="forebay.engines.voices:Voices",
+    modules=("hibari",),
+    install="make models  # or: pip install 'forebay[tts,tts-zh]' && forebay models fetch kokoro-zh",
+    about="hibari for English, Kokoro with Chinese voices for Chinese, chosen per segment",
+)
+_add(
+    "piper",
+    kind=Kind.SPEECH,
+    target="forebay.engines.piper:PiperSpeech",
+    modules=("piper",),
+    install="pip install 'forebay[tts-piper]'  # GPL-3.0-or-later, runs in its own process",
+    about="Piper voices (GPL runtime, separate extra)",
+)
+
+
+def names(kind: Kind | str) -> list[str]:
+    return [name for k, name in REGISTRY if k == kind]
+
+
+def missing(kind: Kind | str, name: str) -> str | None:
+    """None when the engine's packages are there; otherwise the exact install command."""
+    entry = REGISTRY[Kind(kind), name]
+    for module in entry.modules:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            return entry.install
+    return None
+
+
+def create(kind: Kind | str, name: str, options: Mapping[str, Any]) -> Engine:
+    """Make an engine by name. Raises `ConfigError` for an unknown name or option and
+    `MissingEngine` with the install command where its packages are absent."""
+    entry = REGISTRY.get((Kind(kind), name))
+    if entry is None:
+        raise ConfigError(
+            f"no {kind} engine is called {name!r}, expected one of {', '.join(names(kind))}"
+        )
+    install = missing(kind, name)
+    if install is not None:
+        raise MissingEngine(
+            f"engine {name!r} needs packages that are not installed, run: {install}",
+            install=install,
+            stage="locate",
+        )
+    module, _, cls = entry.target.partition(":")
+    engine: Engine = getattr(importlib.import_module(module), cls)(**options)
+    return engine

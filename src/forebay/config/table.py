@@ -1,0 +1,516 @@
+"""Every setting of Forebay, declared once.
+
+Order here is the order of the reference page and of the example file. Settings marked with
+an original's environment name take effect under that name too; names of the originals that
+mean nothing in this build are in `NO_EFFECT`, with the reason.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from forebay.config.setting import Alias, Setting
+from forebay.core.kinds import KINDS, Kind
+
+__all__ = ["BY_NAME", "NO_EFFECT", "SECTIONS", "SETTINGS"]
+
+_speech = KINDS[Kind.SPEECH]
+_text = KINDS[Kind.TEXT]
+_all: list[Setting[Any]] = []
+
+SECTIONS = {
+    "server": "The process: where it listens, where it keeps things, who may use it.",
+    "limits": "Bounds on what clients may send and hold. Each has a documented answer.",
+    "log": "What is written to standard error.",
+    "workers": "Worker processes.",
+    "text": "Language models: which engine serves, and what a request gets by default.",
+    "upstream": "The OpenAI-compatible server behind the engine `openai`.",
+    "llama": "The local language model (engine `llama`).",
+    "speech": "Voices: which engine serves, windows and pacing.",
+    "chat": "`/chat`: a language model's answer, spoken while it is written.",
+    "compat": "Ports that clients of the original systems hard-code.",
+}
+
+
+def _add(setting: Setting[Any]) -> Any:
+    _all.append(setting)
+    return setting
+
+
+def _aliases(*names: str | Alias) -> tuple[Alias, ...]:
+    return tuple(n if isinstance(n, Alias) else Alias(n) for n in names)
+
+
+def _str(name: str, default: str, help: str, **facts: Any) -> Setting[str]:
+    return _add(Setting(name=name, type=str, default=default, help=help, **facts))  # type: ignore[no-any-return]
+
+
+def _maybe_str(name: str, help: str, **facts: Any) -> Setting[str | None]:
+    return _add(Setting(name=name, type=str, default=None, help=help, **facts))  # type: ignore[no-any-return]
+
+
+def _int(name: str, default: int, help: str, **facts: Any) -> Setting[int]:
+    return _add(Setting(name=name, type=int, default=default, help=help, **facts))  # type: ignore[no-any-return]
+
+
+def _maybe_int(name: str, help: str, **facts: Any) -> Setting[int | None]:
+    return _add(Setting(name=name, type=int, default=None, help=help, **facts))  # type: ignore[no-any-return]
+
+
+def _float(name: str, default: float, help: str, **facts: Any) -> Setting[float]:
+    return _add(Setting(name=name, type=float, default=default, help=help, **facts))  # type: ignore[no-any-return]
+
+
+def _maybe_float(name: str, help: str, **facts: Any) -> Setting[float | None]:
+    return _add(Setting(name=name, type=float, default=None, help=help, **facts))  # type: ignore[no-any-return]
+
+
+def _bool(name: str, default: bool, help: str, **facts: Any) -> Setting[bool]:
+    return _add(Setting(name=name, type=bool, default=default, help=help, **facts))  # type: ignore[no-any-return]
+
+
+def _list(name: str, help: str, **facts: Any) -> Setting[list[str]]:
+    return _add(Setting(name=name, type=list, default=[], help=help, **facts))  # type: ignore[no-any-return]
+
+
+def _maybe_path(name: str, help: str, **facts: Any) -> Setting[Path | None]:
+    return _add(Setting(name=name, type=Path, default=None, help=help, **facts))  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------------- server
+
+HOST = _str(
+    "server.host",
+    "127.0.0.1",
+    "Address to listen on. Anything but loopback needs `server.keys_file`.",
+    flag="--host",
+)
+PORT = _int(
+    "server.port",
+    8600,
+    "Port of everything: console, protocols, metrics. 0 takes a free one.",
+    low=0,
+    high=65535,
+    flag="--port",
+)
+DATA_DIR = _maybe_path(
+    "server.data_dir",
+    "Where the journal and the key file live. Unset: `forebay` in the user's data folder.",
+    flag="--data-dir",
+)
+BROKER = _str(
+    "server.broker",
+    "local",
+    "Where jobs and streams are kept: `local`, in the gateway's process.",
+    flag="--broker",
+)
+GATEWAYS = _int(
+    "server.gateways",
+    1,
+    "Gateway processes. The local broker lives in one.",
+    low=1,
+    high=64,
+    flag="--gateways",
+)
+KEYS_FILE = _maybe_path(
+    "server.keys_file",
+    "API keys, as `forebay keys create` writes them. Unset: `keys.json` in the data folder "
+    "when that exists; without keys everyone who can connect may use everything.",
+)
+INSECURE_NO_AUTH = _bool(
+    "server.insecure_no_auth",
+    False,
+    "Listen on other addresses than loopback without any key. Warns every minute.",
+    flag="--insecure-no-auth",
+)
+ALLOWED_ORIGINS = _list(
+    "server.allowed_origins",
+    "Browser origins that may connect, beside the gateway's own.",
+)
+ALLOWED_HOSTS = _list(
+    "server.allowed_hosts",
+    "Values of `Host` that are answered, beside loopback and `server.host`.",
+)
+TRUSTED_PROXIES = _list(
+    "server.trusted_proxies",
+    "Addresses whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+)
+TRUST_CLIENT_TENANT = _bool(
+    "server.trust_client_tenant",
+    False,
+    "Take the tenant from `X-Tenant` or `user_id`. For tests and load tools only.",
+)
+DRAIN_S = _float(
+    "server.drain_s",
+    30,
+    "How long open sessions may finish after SIGTERM.",
+    unit="s",
+    low=0,
+    high=3600,
+)
+
+# ------------------------------------------------------------------------------- log
+
+LOG_LEVEL = _str(
+    "log.level",
+    "info",
+    "Least severe level that is written.",
+    choices=("debug", "info", "warning", "error"),
+    aliases=_aliases(
+        Alias("LOG_LEVEL", {"warn": "warning", "critical": "error", "fatal": "error"})
+    ),
+)
+LOG_FORMAT = _str(
+    "log.format",
+    "auto",
+    "`json` lines, `console` for people, `auto`: console on a terminal.",
+    choices=("auto", "json", "console"),
+)
+
+# --------------------------------------------------------------------------- workers
+
+TEXT_WORKERS = _int(
+    "workers.text",
+    1,
+    "Worker processes for language models.",
+    low=0,
+    high=64,
+    flag="--workers text=N",
+)
+SPEECH_WORKERS = _int(
+    "workers.speech",
+    1,
+    "Worker processes for voices.",
+    low=0,
+    high=64,
+    flag="--workers speech=N",
+)
+SPARES = _str(
+    "workers.spares",
+    "auto",
+    "Warm spares: one loaded and waiting worker for each kind. `auto`: where memory allows.",
+    choices=("auto", "always", "never"),
+)
+
+# ------------------------------------------------------------------------------ text
+
+TEXT_ENGINES = _list(
+    "text.engines",
+    "Engines as NAME[:key=value,...]. Unset: `openai` when `upstream.base_url` is set, "
+    "otherwise `llama`.",
+    flag="--engine text=...",
+)
+SYSTEM_PROMPT = _str(
+    "text.system_prompt",
+    "You are a helpful assistant. Your answers are spoken aloud: plain sentences, no lists, "
+    "no markup.",
+    "System message of `/chat`, in front of the person's words.",
+    aliases=_aliases("SGLANG_SYSTEM_PROMPT"),
+)
+MAX_TOKENS = _int(
+    "text.max_tokens",
+    512,
+    "Longest answer where the request names none.",
+    unit="tokens",
+    low=1,
+    high=1_000_000,
+    aliases=_aliases("SGLANG_MAX_TOKENS"),
+)
+TEMPERATURE = _maybe_float(
+    "text.temperature",
+    "Sampling temperature. Unset: the model's own.",
+    low=0,
+    high=2,
+    aliases=_aliases("SGLANG_TEMPERATURE"),
+)
+TOP_P = _maybe_float(
+    "text.top_p",
+    "Nucleus sampling. Unset: the model's own.",
+    low=0,
+    high=1,
+    aliases=_aliases("SGLANG_TOP_P"),
+)
+TOP_K = _maybe_int(
+    "text.top_k",
+    "Sample among the k likeliest tokens, -1 for all. Unset: the model's own.",
+    low=-1,
+    high=1_000_000,
+    aliases=_aliases("SGLANG_TOP_K"),
+)
+REPETITION_PENALTY = _maybe_float(
+    "text.repetition_penalty",
+    "Above 1 discourages repetition. Unset: the model's own.",
+    low=0,
+    high=2,
+    aliases=_aliases("SGLANG_REPETITION_PENALTY"),
+)
+PRESENCE_PENALTY = _maybe_float(
+    "text.presence_penalty",
+    "Unset: the model's own.",
+    low=-2,
+    high=2,
+    aliases=_aliases("SGLANG_PRESENCE_PENALTY"),
+)
+FREQUENCY_PENALTY = _maybe_float(
+    "text.frequency_penalty",
+    "Unset: the model's own.",
+    low=-2,
+    high=2,
+    aliases=_aliases("SGLANG_FREQUENCY_PENALTY"),
+)
+MAX_TOTAL_TOKENS = _maybe_int(
+    "text.max_total_tokens",
+    "Prompt and answer together may not pass this. Unset: the model's context length.",
+    unit="tokens",
+    low=16,
+    high=10_000_000,
+    aliases=_aliases("SGLANG_MAX_TOTAL_TOKENS"),
+)
+ALLOW_AUTO_TRUNCATE = _bool(
+    "text.allow_auto_truncate",
+    False,
+    "Cut the oldest turns of a prompt that is too long, and say so, instead of refusing it.",
+    aliases=_aliases("SGLANG_ALLOW_AUTO_TRUNCATE"),
+)
+TEXT_SLOW_READER_S = _float(
+    "text.slow_reader_s",
+    _text.slow_reader_s,
+    "A reader whose oldest unsent event is older than this is closed; it may come back.",
+    unit="s",
+    low=1,
+    high=3600,
+)
+
+# -------------------------------------------------------------------------- upstream
+
+UPSTREAM_URL = _maybe_str(
+    "upstream.base_url",
+    "Address of the model server, with or without `/v1`.",
+    aliases=_aliases("SGLANG_BASE_URL", "OPENAI_BASE_URL", "OPENAI_API_BASE", "BASE_URL"),
+)
+UPSTREAM_KEY = _maybe_str(
+    "upstream.api_key",
+    "Key sent to it as a Bearer token.",
+    secret=True,
+    aliases=_aliases("SGLANG_API_KEY", "OPENAI_API_KEY"),
+)
+UPSTREAM_MODEL = _maybe_str(
+    "upstream.model",
+    "Model to ask for. Unset: the first one it lists.",
+    aliases=_aliases("SGLANG_MODEL"),
+)
+UPSTREAM_SLOTS = _int(
+    "upstream.slots",
+    32,
+    "Generations that may run there at once.",
+    low=1,
+    high=4096,
+)
+UPSTREAM_PREFIX = _bool(
+    "upstream.prefix",
+    False,
+    "The server continues an unfinished last message (SGLang, vLLM: "
+    "`continue_final_message`), so an answer survives the death of a worker.",
+)
+UPSTREAM_FIRST_TOKEN_S = _float(
+    "upstream.first_token_s",
+    60,
+    "Give up when no token has come.",
+    unit="s",
+    low=0.1,
+    high=3600,
+)
+UPSTREAM_STALL_S = _float(
+    "upstream.stall_s",
+    30,
+    "Give up when nothing has come since the last token.",
+    unit="s",
+    low=0.1,
+    high=3600,
+)
+
+# ----------------------------------------------------------------------------- llama
+
+LLAMA_MODEL = _maybe_str(
+    "llama.model",
+    "A GGUF file. Unset: SmolLM2-135M-Instruct, fetched by `make models`.",
+)
+LLAMA_CONTEXT = _int(
+    "llama.context_tokens",
+    2048,
+    "Context length of one generation; memory grows with it.",
+    unit="tokens",
+    low=128,
+    high=1_000_000,
+    aliases=_aliases("MAX_MODEL_LEN"),
+)
+LLAMA_SLOTS = _int(
+    "llama.slots",
+    2,
+    "Generations at once.",
+    low=1,
+    high=64,
+)
+LLAMA_THREADS = _maybe_int(
+    "llama.threads",
+    "Threads of the model. Unset: all cores but one.",
+    low=1,
+    high=512,
+)
+
+# ---------------------------------------------------------------------------- speech
+
+SPEECH_ENGINES = _list(
+    "speech.engines",
+    "Engines as NAME[:key=value,...]. Unset: `voices`.",
+    flag="--engine speech=...",
+    aliases=_aliases(
+        Alias("WS_TTS_ENGINE", {"dummy": "synthetic", "auto": "voices", "hibari": "voices"})
+    ),
+)
+SPEECH_TTL_S = _float(
+    "speech.ttl_s",
+    _speech.detach_s,
+    "How long a session outlives its connection, and the seconds of audio kept for a "
+    "client that comes back.",
+    unit="s",
+    low=1,
+    high=3600,
+)
+SPEECH_SLOW_READER_S = _float(
+    "speech.slow_reader_s",
+    _speech.slow_reader_s,
+    "A reader whose oldest unsent audio is older than this gets `backpressure`.",
+    unit="s",
+    low=1,
+    high=3600,
+)
+SPEECH_PACE_S = _float(
+    "speech.pace_s",
+    _speech.pace_s or 4,
+    "Audio is sent at most this far ahead of playback on `/tts` and `/chat`.",
+    unit="s",
+    low=0.2,
+    high=60,
+)
+SPEECH_LEAD_S = _float(
+    "speech.lead_s",
+    _speech.lead_s or 10,
+    "A voice may be this far ahead of what an attached client has been sent.",
+    unit="s",
+    low=1,
+    high=600,
+)
+SPEECH_LEAD_DETACHED_S = _float(
+    "speech.lead_detached_s",
+    _speech.lead_detached_s or 30,
+    "The same while nobody is attached.",
+    unit="s",
+    low=1,
+    high=600,
+)
+
+# ------------------------------------------------------------------------------ chat
+
+FLUSH_MIN_CHARS = _int(
+    "chat.tts_flush_min_chars",
+    12,
+    "Announced to `/chat` clients as the original did. The voice itself cuts by clause, "
+    "time and word, which is sooner.",
+    unit="chars",
+    low=1,
+    high=10_000,
+    aliases=_aliases("TTS_FLUSH_MIN_CHARS"),
+)
+FLUSH_ON_PUNCT = _bool(
+    "chat.tts_flush_on_punct",
+    True,
+    "Announced to `/chat` clients as the original did.",
+    aliases=_aliases("TTS_FLUSH_ON_PUNCT"),
+)
+
+# ---------------------------------------------------------------------------- compat
+
+COMPAT = _list(
+    "compat.ports",
+    "Personalities to open beside the main port: names, or `all`.",
+    flag="--compat",
+)
+TTS_HOST = _maybe_str(
+    "compat.tts_host",
+    "Address of the voice server's port. Unset: `server.host`.",
+    aliases=_aliases("WS_TTS_HOST"),
+)
+TTS_PORT = _int(
+    "compat.tts_port",
+    9000,
+    "Port of the voice server.",
+    low=0,
+    high=65535,
+    aliases=_aliases("WS_TTS_PORT"),
+)
+ORCH_HOST = _maybe_str(
+    "compat.orchestrator_host",
+    "Address of the orchestrator's port. Unset: `server.host`.",
+    aliases=_aliases("ORCH_HOST"),
+)
+ORCH_PORT = _int(
+    "compat.orchestrator_port",
+    9100,
+    "Port of the orchestrator (`/chat`).",
+    low=0,
+    high=65535,
+    aliases=_aliases("ORCH_PORT"),
+)
+ORCH_API_KEY = _maybe_str(
+    "compat.orchestrator_api_key",
+    "Key that `/chat` on compat ports asks for, as `?api_key=` or Bearer.",
+    secret=True,
+    aliases=_aliases("ORCH_API_KEY"),
+)
+
+# ------------------------------------------------------- recognised, without effect
+
+_NO_KIND = "belongs to {}, which this build does not serve"
+_image, _asr, _notebook = (
+    _NO_KIND.format(word) for word in ("photo enhancement", "speech recognition", "notebooks")
+)
+
+NO_EFFECT: dict[str, str] = {
+    "WS_TTS_VERSION": "the version reported is Forebay's own",
+    "WS_TTS_URL": "`/chat` speaks with this gateway's own voices",
+    "WS_TTS_API_KEY": "`/chat` reaches its voices inside the gateway, without a key",
+    "ALLOW_CLIENT_TTS_URL": "a client's own voice server is never called",
+    "RIVA_SERVER": "there is no Riva engine",
+    "PIPER_BIN": "the engine `piper` is a Python package, not a program",
+    "PIPER_ROOT": "the engine `piper` is a Python package, not a program",
+    "PIPER_MODEL": "name the voice with --engine speech=piper:model=FILE",
+    "RAG_SERVICE_URL": "there is no retrieval service",
+    "HF_TOKEN": "weights come from packages or local files; nothing is fetched from a hub",
+    "API_HOST": _image,
+    "API_PORT": _image,
+    "API_WORKERS": _image,
+    "MAX_CONCURRENT_TASKS": _image,
+    "TASK_CLEANUP_HOURS": _image,
+    "MAX_CONNECTIONS": _asr,
+    "MIN_WORKERS": _asr,
+    "REDIS_ADDR": "this build keeps everything in the local broker",
+    "REDIS_HOST": "this build keeps everything in the local broker",
+    "REDIS_PORT": "this build keeps everything in the local broker",
+    "REDIS_DB": "this build keeps everything in the local broker",
+    "DB_HOST": _asr,
+    "DB_PORT": _asr,
+    "DB_USER": _asr,
+    "DB_PASSWORD": _asr,
+    "DB_NAME": _asr,
+    "DB_SSLMODE": _asr,
+    "AUTO_CREATE_DB": _asr,
+    "MAX_AUDIO_FILES_PER_USER": _asr,
+    "ASR_BACKEND_PORT": _asr,
+    "ASR_API_PORT": _asr,
+    "FUNASR_ADDR": _asr,
+}
+
+SETTINGS: tuple[Setting[Any], ...] = tuple(_all)
+BY_NAME: dict[str, Setting[Any]] = {s.name: s for s in SETTINGS}

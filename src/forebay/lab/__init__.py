@@ -1,1 +1,1 @@
-""""""
+"""Load, faults and reports: what `forebay bench` runs. For measuring, never for serving."""

@@ -35,6 +35,7 @@ Every class carries four facts that any face of the system can answer with:
     │   ├── EngineFailed        the model raised or returned nonsense
     │   ├── DeadlineExceeded    queue, run or total deadline passed
     │   └── UpstreamFailed      a remote model server refused or broke
+    │       ├── UpstreamRefused its settings or ours are wrong; asking again will not help
     │       ├── UpstreamCut     it stopped after the first token
     │       └── UpstreamTimeout it sent nothing for too long
     ├── StateLost               the store lost this stream
@@ -86,6 +87,7 @@ __all__ = [
     "Unsupported",
     "UpstreamCut",
     "UpstreamFailed",
+    "UpstreamRefused",
     "UpstreamTimeout",
     "WaitTooLong",
     "WorkerLost",
@@ -259,6 +261,13 @@ class UpstreamFailed(JobFailed):
     code = "upstream_failed"
     http_status = 502
     retryable = True
+
+
+class UpstreamRefused(UpstreamFailed):
+    """``details["hint"]`` says which setting to look at: key, model name, address."""
+
+    code = "upstream_refused"
+    retryable = False
 
 
 class UpstreamCut(UpstreamFailed):

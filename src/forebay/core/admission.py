@@ -1,0 +1,322 @@
+"""Who is let in, told to wait, or refused before any work begins, and with what forecast.
+
+Two gates. The *connection gate* (`Gate`) decides before an upgrade or a body is read, where a
+refusal is a plain HTTP 503. The *job gate* (`refuse_job`) decides when the job is known. A
+handshake that passed holds a queue place for `RESERVE_S`, so that the second gate does not
+refuse at a prompt ``start`` what the first let in. Between `BUSY_BAND` and the limit new
+handshakes are still let in, and queue: a refused handshake is fatal to most client libraries.
+
+Forecasts come from what was measured: how long a credit is held (`Service`), how many there
+are, and how fast they come back. Nothing here knows a clock or draws random numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from forebay.core.spec import QueuePlace
+from forebay.errors import (
+    Draining,
+    NoWorkers,
+    QueueFull,
+    QuotaExceeded,
+    Refused,
+    StoreFull,
+    TooManyConnections,
+    WaitTooLong,
+)
+
+__all__ = [
+    "BUSY_BAND",
+    "RESERVE_S",
+    "Connections",
+    "Drain",
+    "Gate",
+    "JobFacts",
+    "JobLimits",
+    "Load",
+    "Service",
+    "forecast",
+    "refuse_job",
+    "retry_after_s",
+]
+
+RESERVE_S = 5.0
+"""How long an accepted handshake keeps its queue place."""
+
+BUSY_BAND = 0.8
+"""Share of the queue limit from which a pool says that it is busy."""
+
+Z_90 = 1.645
+"""Half width of a 90 % interval, in standard deviations."""
+
+MIN_RETRY_S, MAX_RETRY_S = 1.0, 60.0
+
+
+# -------------------------------------------------------------- what was measured
+
+
+@dataclass(slots=True)
+class Service:
+    """Mean and variance of a duration, newest samples weighing most.
+
+    ``weight``: of one new sample, once there are enough; the first few count equally.
+    """
+
+    weight: float = 0.1
+    count: int = 0
+    mean_s: float = 0.0
+    var_s2: float = 0.0
+
+    def add(self, value_s: float) -> None:
+        self.count += 1
+        share = max(self.weight, 1 / self.count)
+        delta = value_s - self.mean_s
+        self.mean_s += share * delta
+        self.var_s2 = (1 - share) * (self.var_s2 + share * delta * delta)
+
+    @property
+    def known(self) -> bool:
+        return self.count > 0
+
+
+@dataclass(slots=True)
+class Drain:
+    """Credits given back per second, lately. ``span_s``: how far back "lately" reaches."""
+
+    span_s: float = 30.0
+    _rate: float = 0.0
+    _at_s: float | None = None
+
+    def add(self, now: float) -> None:
+        """One more came back."""
+        self._decay(now)
+        self._rate += 1 / self.span_s
+
+    def _decay(self, now: float) -> None:
+        if self._at_s is not None and now > self._at_s:
+            self._rate *= math.exp((self._at_s - now) / self.span_s)
+        self._at_s = now
+
+    def rate(self, now: float) -> float | None:
+        """Per second; None while nothing has been seen, or not for very long."""
+        if self._at_s is None:
+            return None
+        self._decay(now)
+        return self._rate if self._rate > 1e-4 else None
+
+
+def forecast(position: int, service: Service, credits: int) -> QueuePlace:
+    """When the job at ``position`` (1 = next) will begin, with a 90 % interval.
+
+    ``service``: how long a credit is held. ``credits``: how many there are in all. ETA is
+    None until something has been measured or while nobody serves.
+    """
+    if not service.known or credits < 1:
+        return QueuePlace(position=position)
+    eta = position * service.mean_s / credits
+    spread = Z_90 * math.sqrt(position * service.var_s2) / credits
+    return QueuePlace(
+        position=position, eta_s=eta, low_s=max(0.0, eta - spread), high_s=eta + spread
+    )
+
+
+def retry_after_s(excess: int, drain_rate: float | None, jitter: float) -> float:
+    """When to come back: after ``excess`` jobs have left, spread out by ``jitter`` (0..1).
+
+    Between 1 and 60 s. Without a known rate, 5 s. Jitter adds up to half, so that those who
+    were refused together do not come back together.
+    """
+    wait = 5.0 if not drain_rate else max(1, excess) / drain_rate
+    return min(MAX_RETRY_S, max(MIN_RETRY_S, wait * (1 + 0.5 * jitter)))
+
+
+# ----------------------------------------------------------------------- job gate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLimits:
+    """``queue``: jobs that may wait per pool. ``tenant_jobs``: live jobs one tenant may have
+    (None: no quota). ``jobs``: live jobs in all."""
+
+    queue: int = 1000
+    tenant_jobs: int | None = None
+    jobs: int = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFacts:
+    """What the job gate looks at. ``workers``: serving now or loading. ``will_wait``: the
+    job has input, so it competes at once. ``free``: credits nobody holds. ``place``: where it
+    would stand. ``queue_s``: its queue deadline. ``store_used``: share of the store's cap."""
+
+    draining: bool = False
+    workers: int = 0
+    live_jobs: int = 0
+    tenant_jobs: int = 0
+    queued: int = 0
+    will_wait: bool = True
+    free: int = 0
+    place: QueuePlace = QueuePlace(position=1)
+    queue_s: float | None = None
+    store_used: float = 0.0
+    drain_rate: float | None = None
+
+
+def refuse_job(facts: JobFacts, limits: JobLimits, *, jitter: float) -> Refused | None:
+    """The job gate: the error to answer with, or None to let the job in."""
+    if facts.draining:
+        return Draining("this gateway is shutting down", retry_after_s=MIN_RETRY_S + jitter)
+    if facts.store_used >= 1:
+        return StoreFull(
+            f"the store is at {facts.store_used:.0%} of its limit",
+            retry_after_s=retry_after_s(1, facts.drain_rate, jitter),
+        )
+    if facts.workers < 1:
+        return NoWorkers("no worker serves this pool", retry_after_s=5 + 5 * jitter)
+    return _refuse_crowd(facts, limits, jitter) or _refuse_wait(facts, limits, jitter)
+
+
+def _refuse_crowd(facts: JobFacts, limits: JobLimits, jitter: float) -> Refused | None:
+    if limits.tenant_jobs is not None and facts.tenant_jobs >= limits.tenant_jobs:
+        return QuotaExceeded(
+            f"this tenant has {facts.tenant_jobs} jobs, the limit is {limits.tenant_jobs}",
+            retry_after_s=retry_after_s(1, facts.drain_rate, jitter),
+        )
+    if facts.live_jobs >= limits.jobs:
+        return StoreFull(
+            f"there are {facts.live_jobs} jobs, the limit is {limits.jobs}",
+            retry_after_s=retry_after_s(1, facts.drain_rate, jitter),
+        )
+    return None
+
+
+def _refuse_wait(facts: JobFacts, limits: JobLimits, jitter: float) -> Refused | None:
+    if facts.free > 0 and facts.queued == 0:
+        return None  # begins at once
+    if facts.queued >= limits.queue:
+        return QueueFull(
+            f"{facts.queued} jobs wait, the limit is {limits.queue}",
+            retry_after_s=retry_after_s(facts.queued - limits.queue + 1, facts.drain_rate, jitter),
+        )
+    eta = facts.place.eta_s
+    if facts.will_wait and eta is not None and facts.queue_s is not None and eta > facts.queue_s:
+        return WaitTooLong(
+            f"the wait would be about {eta:.0f} s, the limit is {facts.queue_s:g} s",
+            retry_after_s=min(MAX_RETRY_S, max(MIN_RETRY_S, (eta - facts.queue_s) * (1 + jitter))),
+            eta_s=eta,
+            limit_s=facts.queue_s,
+        )
+    return None
+
+
+# ---------------------------------------------------------------- connection gate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connections:
+    """Limits of the process; None means no limit. ``min_workers``: a path answers 503 while
+    fewer serve it."""
+
+    total: int | None = None
+    per_address: int | None = None
+    min_workers: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What the connection gate looks at, for the pool that a path leads to.
+
+    ``named``: the handshake names a live session. ``detached``: sessions of that path whose
+    clients are away and may come back under no name.
+    """
+
+    draining: bool = False
+    store_down: bool = False
+    open_total: int = 0
+    open_address: int = 0
+    workers: int = 1
+    queued: int = 0
+    queue_limit: int = 1000
+    named: bool = False
+    detached: int = 0
+    drain_rate: float | None = None
+
+
+class Gate:
+    """The connection gate of one pool, with the places it has promised.
+
+    Call `decide`; when it lets a handshake in, call `begun` at that connection's ``start``
+    (or when it closes without one). What is not called back lapses after `RESERVE_S`.
+    """
+
+    def __init__(self, limits: Connections | None = None) -> None:
+        self.limits = limits if limits is not None else Connections()
+        self._reserved: dict[str, float] = {}
+        self._returning: dict[str, float] = {}
+
+    def reserved(self, now: float) -> int:
+        """Places promised to handshakes that have not started yet."""
+        self._lapse(now)
+        return len(self._reserved)
+
+    def decide(self, connection: str, load: Load, now: float, *, jitter: float) -> Refused | None:
+        """The error to answer the handshake with, or None to let it in."""
+        self._lapse(now)
+        refusal = self._refuse_process(load, jitter)
+        if refusal is not None or load.named:
+            return refusal
+        if len(self._returning) < load.detached:
+            # One of these may be a client coming back. It takes no place: if it turns out
+            # to be new, the job gate decides at its start.
+            self._returning[connection] = now + RESERVE_S
+            return None
+        return self._reserve(connection, load, now, jitter)
+
+    def _refuse_process(self, load: Load, jitter: float) -> Refused | None:
+        limits = self.limits
+        if load.draining:
+            return Draining("this gateway is shutting down", retry_after_s=MIN_RETRY_S + jitter)
+        if load.store_down:
+            return Refused("the store does not answer", retry_after_s=MIN_RETRY_S + jitter)
+        for count, limit, of in (
+            (load.open_total, limits.total, "this process"),
+            (load.open_address, limits.per_address, "this address"),
+        ):
+            if limit is not None and count >= limit:
+                return TooManyConnections(
+                    f"{of} has {count} connections open, the limit is {limit}",
+                    retry_after_s=5 + 5 * jitter,
+                )
+        if load.workers < limits.min_workers:
+            return NoWorkers(
+                f"{load.workers} workers serve, expected at least {limits.min_workers}",
+                retry_after_s=5 + 5 * jitter,
+            )
+        return None
+
+    def _reserve(self, connection: str, load: Load, now: float, jitter: float) -> Refused | None:
+        taken = load.queued + len(self._reserved)
+        if taken >= load.queue_limit:
+            return QueueFull(
+                f"{taken} places of the queue are taken, the limit is {load.queue_limit}",
+                retry_after_s=retry_after_s(taken - load.queue_limit + 1, load.drain_rate, jitter),
+            )
+        self._reserved[connection] = now + RESERVE_S
+        return None
+
+    def begun(self, connection: str) -> None:
+        """The connection's job was submitted, or it closed: its place is free again."""
+        self._reserved.pop(connection, None)
+        self._returning.pop(connection, None)
+
+    def busy(self, load: Load, now: float) -> bool:
+        """In the band below the limit: still letting in, worth showing."""
+        return load.queued + self.reserved(now) >= BUSY_BAND * load.queue_limit
+
+    def _lapse(self, now: float) -> None:
+        for places in (self._reserved, self._returning):
+            # Insertion order is lapse order, so this stops at the first that still holds.
+            while places and next(iter(places.values())) <= now:
+                del places[next(iter(places))]

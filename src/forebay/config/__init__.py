@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
-from forebay.config import table
+from forebay.config import reference, service_files, table
 from forebay.config.load import Config, Ignored, Value, load, read_dotenv
+from forebay.config.originals import NO_EFFECT
 from forebay.config.rows import rows
 from forebay.config.setting import Alias, Setting
-from forebay.config.table import BY_NAME, NO_EFFECT, SETTINGS
+from forebay.config.table import BY_NAME, SETTINGS
 
 __all__ = [
     "BY_NAME",
@@ -23,6 +24,8 @@ __all__ = [
     "Value",
     "load",
     "read_dotenv",
+    "reference",
     "rows",
+    "service_files",
     "table",
 ]

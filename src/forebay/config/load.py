@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from forebay.config.originals import NO_EFFECT
 from forebay.config.setting import Setting
-from forebay.config.table import BY_NAME, NO_EFFECT, SETTINGS
+from forebay.config.table import BY_NAME, SETTINGS
 from forebay.errors import ConfigError
 
 __all__ = ["Config", "Ignored", "Value", "load", "read_dotenv"]

@@ -2,7 +2,7 @@
 
 Order here is the order of the reference page and of the example file. Settings marked with
 an original's environment name take effect under that name too; names of the originals that
-mean nothing in this build are in `NO_EFFECT`, with the reason.
+mean nothing in this build are in `originals.NO_EFFECT`, with the reason.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import Any
 
 from forebay.config.setting import Alias, Setting
 from forebay.core.kinds import KINDS, Kind
+from forebay.gateway.options import GatewayOptions
 
-__all__ = ["BY_NAME", "NO_EFFECT", "SECTIONS", "SETTINGS"]
+__all__ = ["BY_NAME", "LIMITS", "SECTIONS", "SETTINGS"]
 
 _speech = KINDS[Kind.SPEECH]
 _text = KINDS[Kind.TEXT]
+_gateway = GatewayOptions()
 _all: list[Setting[Any]] = []
 
 SECTIONS = {
@@ -125,16 +127,13 @@ INSECURE_NO_AUTH = _bool(
     flag="--insecure-no-auth",
 )
 ALLOWED_ORIGINS = _list(
-    "server.allowed_origins",
-    "Browser origins that may connect, beside the gateway's own.",
+    "server.allowed_origins", "Browser origins that may connect, beside the gateway's own."
 )
 ALLOWED_HOSTS = _list(
-    "server.allowed_hosts",
-    "Values of `Host` that are answered, beside loopback and `server.host`.",
+    "server.allowed_hosts", "Values of `Host` that are answered, beside loopback and `server.host`."
 )
 TRUSTED_PROXIES = _list(
-    "server.trusted_proxies",
-    "Addresses whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+    "server.trusted_proxies", "Addresses whose X-Forwarded-For and X-Forwarded-Proto are believed."
 )
 TRUST_CLIENT_TENANT = _bool(
     "server.trust_client_tenant",
@@ -143,11 +142,119 @@ TRUST_CLIENT_TENANT = _bool(
 )
 DRAIN_S = _float(
     "server.drain_s",
-    30,
+    _gateway.drain_s,
     "How long open sessions may finish after SIGTERM.",
     unit="s",
     low=0,
     high=3600,
+)
+
+# ---------------------------------------------------------------------------- limits
+
+# The key of each is the field of `GatewayOptions` it fills, where its default stands.
+LIMITS: tuple[Setting[Any], ...] = (
+    _int(
+        "limits.max_connections",
+        _gateway.max_connections,
+        "Connections of the process; lowered at start to what file descriptors allow.",
+        low=1,
+        high=1000000,
+    ),
+    _int(
+        "limits.max_per_address",
+        _gateway.max_per_address,
+        "Connections of one address. Not applied on loopback.",
+        low=1,
+        high=1000000,
+    ),
+    _float(
+        "limits.handshakes_per_s",
+        _gateway.handshakes_per_s,
+        "New connections a second. Not applied on loopback.",
+        unit="1/s",
+        low=0.1,
+        high=1000000,
+    ),
+    _float(
+        "limits.handshakes_per_address_s",
+        _gateway.handshakes_per_address_s,
+        "New connections a second of one address. Not applied on loopback.",
+        unit="1/s",
+        low=0.1,
+        high=1000000,
+    ),
+    _float(
+        "limits.head_s",
+        _gateway.head_s,
+        "From connecting to the end of the request's headers.",
+        unit="s",
+        low=0.1,
+        high=3600,
+    ),
+    _float(
+        "limits.body_s",
+        _gateway.body_s,
+        "For a request body, prolonged while it keeps coming.",
+        unit="s",
+        low=0.1,
+        high=3600,
+    ),
+    _float(
+        "limits.keep_alive_s",
+        _gateway.keep_alive_s,
+        "Silence between two requests of one connection.",
+        unit="s",
+        low=0.1,
+        high=3600,
+    ),
+    _float(
+        "limits.ping_s",
+        _gateway.ping_s,
+        "Silence of a WebSocket peer after which it is pinged.",
+        unit="s",
+        low=0.1,
+        high=3600,
+    ),
+    _float(
+        "limits.pong_s",
+        _gateway.pong_s,
+        "Further silence after which it counts as dead.",
+        unit="s",
+        low=0.1,
+        high=3600,
+    ),
+    _float(
+        "limits.write_stall_s",
+        _gateway.write_stall_s,
+        "A connection that takes not one byte for so long is cut.",
+        unit="s",
+        low=0.1,
+        high=3600,
+    ),
+    _int(
+        "limits.body_bytes",
+        _gateway.body_bytes,
+        "A request body.",
+        unit="bytes",
+        low=1024,
+        high=1073741824,
+    ),
+    _int(
+        "limits.ws_message_bytes",
+        _gateway.ws_message_bytes,
+        "One WebSocket message.",
+        unit="bytes",
+        low=1024,
+        high=1073741824,
+    ),
+    _int(
+        "limits.sndbuf_bytes",
+        _gateway.sndbuf_bytes,
+        "Kernel send buffer of a connection; 0 leaves the system's own.",
+        unit="bytes",
+        low=0,
+        high=1073741824,
+    ),
 )
 
 # ------------------------------------------------------------------------------- log
@@ -179,12 +286,7 @@ TEXT_WORKERS = _int(
     flag="--workers text=N",
 )
 SPEECH_WORKERS = _int(
-    "workers.speech",
-    1,
-    "Worker processes for voices.",
-    low=0,
-    high=64,
-    flag="--workers speech=N",
+    "workers.speech", 1, "Worker processes for voices.", low=0, high=64, flag="--workers speech=N"
 )
 SPARES = _str(
     "workers.spares",
@@ -301,11 +403,7 @@ UPSTREAM_MODEL = _maybe_str(
     aliases=_aliases("SGLANG_MODEL"),
 )
 UPSTREAM_SLOTS = _int(
-    "upstream.slots",
-    32,
-    "Generations that may run there at once.",
-    low=1,
-    high=4096,
+    "upstream.slots", 32, "Generations that may run there at once.", low=1, high=4096
 )
 UPSTREAM_PREFIX = _bool(
     "upstream.prefix",
@@ -314,12 +412,7 @@ UPSTREAM_PREFIX = _bool(
     "`continue_final_message`), so an answer survives the death of a worker.",
 )
 UPSTREAM_FIRST_TOKEN_S = _float(
-    "upstream.first_token_s",
-    60,
-    "Give up when no token has come.",
-    unit="s",
-    low=0.1,
-    high=3600,
+    "upstream.first_token_s", 60, "Give up when no token has come.", unit="s", low=0.1, high=3600
 )
 UPSTREAM_STALL_S = _float(
     "upstream.stall_s",
@@ -333,8 +426,7 @@ UPSTREAM_STALL_S = _float(
 # ----------------------------------------------------------------------------- llama
 
 LLAMA_MODEL = _maybe_str(
-    "llama.model",
-    "A GGUF file. Unset: SmolLM2-135M-Instruct, fetched by `make models`.",
+    "llama.model", "A GGUF file. Unset: SmolLM2-135M-Instruct, fetched by `make models`."
 )
 LLAMA_CONTEXT = _int(
     "llama.context_tokens",
@@ -345,18 +437,9 @@ LLAMA_CONTEXT = _int(
     high=1_000_000,
     aliases=_aliases("MAX_MODEL_LEN"),
 )
-LLAMA_SLOTS = _int(
-    "llama.slots",
-    2,
-    "Generations at once.",
-    low=1,
-    high=64,
-)
+LLAMA_SLOTS = _int("llama.slots", 2, "Generations at once.", low=1, high=64)
 LLAMA_THREADS = _maybe_int(
-    "llama.threads",
-    "Threads of the model. Unset: all cores but one.",
-    low=1,
-    high=512,
+    "llama.threads", "Threads of the model. Unset: all cores but one.", low=1, high=512
 )
 
 # ---------------------------------------------------------------------------- speech
@@ -433,9 +516,7 @@ FLUSH_ON_PUNCT = _bool(
 # ---------------------------------------------------------------------------- compat
 
 COMPAT = _list(
-    "compat.ports",
-    "Personalities to open beside the main port: names, or `all`.",
-    flag="--compat",
+    "compat.ports", "Personalities to open beside the main port: names, or `all`.", flag="--compat"
 )
 TTS_HOST = _maybe_str(
     "compat.tts_host",
@@ -469,48 +550,6 @@ ORCH_API_KEY = _maybe_str(
     secret=True,
     aliases=_aliases("ORCH_API_KEY"),
 )
-
-# ------------------------------------------------------- recognised, without effect
-
-_NO_KIND = "belongs to {}, which this build does not serve"
-_image, _asr, _notebook = (
-    _NO_KIND.format(word) for word in ("photo enhancement", "speech recognition", "notebooks")
-)
-
-NO_EFFECT: dict[str, str] = {
-    "WS_TTS_VERSION": "the version reported is Forebay's own",
-    "WS_TTS_URL": "`/chat` speaks with this gateway's own voices",
-    "WS_TTS_API_KEY": "`/chat` reaches its voices inside the gateway, without a key",
-    "ALLOW_CLIENT_TTS_URL": "a client's own voice server is never called",
-    "RIVA_SERVER": "there is no Riva engine",
-    "PIPER_BIN": "the engine `piper` is a Python package, not a program",
-    "PIPER_ROOT": "the engine `piper` is a Python package, not a program",
-    "PIPER_MODEL": "name the voice with --engine speech=piper:model=FILE",
-    "RAG_SERVICE_URL": "there is no retrieval service",
-    "HF_TOKEN": "weights come from packages or local files; nothing is fetched from a hub",
-    "API_HOST": _image,
-    "API_PORT": _image,
-    "API_WORKERS": _image,
-    "MAX_CONCURRENT_TASKS": _image,
-    "TASK_CLEANUP_HOURS": _image,
-    "MAX_CONNECTIONS": _asr,
-    "MIN_WORKERS": _asr,
-    "REDIS_ADDR": "this build keeps everything in the local broker",
-    "REDIS_HOST": "this build keeps everything in the local broker",
-    "REDIS_PORT": "this build keeps everything in the local broker",
-    "REDIS_DB": "this build keeps everything in the local broker",
-    "DB_HOST": _asr,
-    "DB_PORT": _asr,
-    "DB_USER": _asr,
-    "DB_PASSWORD": _asr,
-    "DB_NAME": _asr,
-    "DB_SSLMODE": _asr,
-    "AUTO_CREATE_DB": _asr,
-    "MAX_AUDIO_FILES_PER_USER": _asr,
-    "ASR_BACKEND_PORT": _asr,
-    "ASR_API_PORT": _asr,
-    "FUNASR_ADDR": _asr,
-}
 
 SETTINGS: tuple[Setting[Any], ...] = tuple(_all)
 BY_NAME: dict[str, Setting[Any]] = {s.name: s for s in SETTINGS}

@@ -1,0 +1,437 @@
+"""The command line: parse and call. What the commands do lives in `forebay.commands`.
+
+Everything but typer is imported inside the command that needs it, so that ``--help`` and a
+mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forebay import __version__
+from forebay.errors import CannotBoot, ConfigError, ForebayError, MissingEngine
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="forebay",
+    help="The gateway in front of your models: streaming, queueing and recovery.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+bench_app = typer.Typer(help="Measure a running server as its users would.", no_args_is_help=True)
+jobs_app = typer.Typer(help="Look at a running server's jobs, and act on them.")
+config_app = typer.Typer(help="What is set, by whom; reference, example and service files.")
+models_app = typer.Typer(help="Weights of the local models.")
+keys_app = typer.Typer(help="API keys.")
+for _name, _group in (
+    ("bench", bench_app),
+    ("jobs", jobs_app),
+    ("config", config_app),
+    ("models", models_app),
+    ("keys", keys_app),
+):
+    _group.info.no_args_is_help = True
+    app.add_typer(_group, name=_name)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="TOML file (default: ./forebay.toml)."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", help="Where the journal and the keys live."),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="FOREBAY_URL",
+        show_envvar=True,
+        help="A running server (default: the configured host and port).",
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", envvar="FOREBAY_API_KEY", show_envvar=True, help="API key for it."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"forebay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """The gateway in front of your models: streaming, queueing and recovery."""
+
+
+# ------------------------------------------------------------------------- processes
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    compat: Annotated[
+        str | None,
+        typer.Option(metavar="all|NAME,...", help="Also open the originals' ports."),
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    gateways: Annotated[int | None, typer.Option(help="Gateway processes.")] = None,
+    broker: Annotated[
+        str | None, typer.Option(metavar="local", help="Where jobs and streams are kept.")
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND=NAME[:k=v,...]", help="Engine of a kind; may be repeated."),
+    ] = None,
+    workers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND=N", help="Worker processes of a kind; may be repeated."),
+    ] = None,
+    insecure_no_auth: Annotated[
+        bool | None,
+        typer.Option(
+            "--insecure-no-auth", help="Listen beyond loopback without keys.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Start everything: gateway, workers, console."""
+    from forebay.commands import serve as command
+
+    flags = command.flags(
+        host=host,
+        port=port,
+        compat=compat,
+        data_dir=data_dir,
+        gateways=gateways,
+        broker=broker,
+        engines=engine or [],
+        workers=workers or [],
+        insecure_no_auth=insecure_no_auth or None,
+    )
+    raise typer.Exit(command.run(config, flags))
+
+
+@app.command()
+def worker(
+    broker: Annotated[str, typer.Option(metavar="URL", help="unix:///path of a gateway's link.")],
+    kind: Annotated[str, typer.Option(help="text or speech.")],
+    engine: Annotated[str, typer.Option(metavar="NAME[:k=v,...]", help="Engine and options.")],
+    slots: Annotated[int | None, typer.Option(help="Concurrent steps.")] = None,
+    worker_id: Annotated[str | None, typer.Option("--id", hidden=True)] = None,
+    standby: Annotated[bool, typer.Option("--standby", hidden=True)] = False,
+    table: Annotated[str | None, typer.Option("--table", hidden=True)] = None,
+) -> None:
+    """Serve one kind with one engine, attached to a gateway."""
+    from forebay.commands import worker as command
+
+    raise typer.Exit(
+        command.run(
+            broker=broker,
+            kind=kind,
+            engine=engine,
+            slots=slots,
+            worker_id=worker_id,
+            standby=standby,
+            table=table,
+        )
+    )
+
+
+@app.command(name="_gateway", hidden=True)
+def gateway(spec: Annotated[Path, typer.Argument()]) -> None:
+    """A gateway process, as the supervisor starts it."""
+    from forebay.commands import gateway as command
+
+    raise typer.Exit(command.run(spec))
+
+
+# ----------------------------------------------------------------------------- bench
+
+
+@bench_app.command("tts")
+def bench_tts(
+    url: Annotated[str, typer.Option(help="WebSocket address of /tts.")] = (
+        "ws://127.0.0.1:8600/tts"
+    ),
+    scenario: Annotated[str, typer.Option(help="baseline, mixed or heavy.")] = "baseline",
+    concurrency: Annotated[int, typer.Option(min=1, help="Sessions at once.")] = 50,
+    cps: Annotated[float, typer.Option(min=0.1, help="Characters a second, each.")] = 5.0,
+    duration: Annotated[float, typer.Option(min=1, help="Seconds of typing.")] = 60.0,
+    text_file: Annotated[Path | None, typer.Option(help="Text to type (UTF-8).")] = None,
+    disconnect_percent: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share that drops and resumes, 0..1.")
+    ] = None,
+    cancel_percent: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share that cancels, 0..1.")
+    ] = None,
+    backpressure_percent: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share that stops reading, 0..1.")
+    ] = None,
+    backpressure_pause_s: Annotated[
+        float | None, typer.Option(min=0, help="How long it stops reading.")
+    ] = None,
+    reconnect_delay_s: Annotated[
+        float, typer.Option(min=0, help="How long a dropped one stays away.")
+    ] = 0.2,
+    output_json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="And a page.")] = None,
+    seed: Annotated[int, typer.Option(help="Who misbehaves, and when.")] = 1,
+    key: Key = None,
+) -> None:
+    """Many people typing into /tts: delays, losses, repeats, neighbours."""
+    from forebay.lab import tts as lab
+
+    options = lab.Options(
+        url=url,
+        scenario=scenario,
+        concurrency=concurrency,
+        cps=cps,
+        duration_s=duration,
+        text_file=text_file,
+        disconnect_percent=disconnect_percent,
+        cancel_percent=cancel_percent,
+        backpressure_percent=backpressure_percent,
+        backpressure_pause_s=backpressure_pause_s,
+        reconnect_delay_s=reconnect_delay_s,
+        key=key,
+        seed=seed,
+    )
+    options.check()
+    raise typer.Exit(lab.main(options, output_json=output_json, report=report))
+
+
+# ------------------------------------------------------------------------------ jobs
+
+
+@jobs_app.command("list")
+def jobs_list(
+    dead: Annotated[bool, typer.Option("--dead", help="Only those that crashed workers.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+    config: ConfigFile = None,
+) -> None:
+    """Jobs the server knows, newest first."""
+    from forebay.commands import jobs
+
+    raise typer.Exit(jobs.show_list(jobs.server(url, key, config), dead, limit, as_json))
+
+
+@jobs_app.command("show")
+def jobs_show(
+    job: str, as_json: AsJson = False, url: Url = None, key: Key = None, config: ConfigFile = None
+) -> None:
+    """Everything known of one job."""
+    from forebay.commands import jobs
+
+    raise typer.Exit(jobs.show_one(jobs.server(url, key, config), job, as_json))
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(job: str, url: Url = None, key: Key = None, config: ConfigFile = None) -> None:
+    """Cancel a job; its slot frees."""
+    from forebay.commands import jobs
+
+    raise typer.Exit(jobs.act(jobs.server(url, key, config), job, "cancel"))
+
+
+@jobs_app.command("retry")
+def jobs_retry(
+    job: Annotated[str | None, typer.Argument()] = None,
+    dead: Annotated[bool, typer.Option("--dead", help="Every dead-letter job.")] = False,
+    url: Url = None,
+    key: Key = None,
+    config: ConfigFile = None,
+) -> None:
+    """Put a failed job's input into the queue again, as a new job."""
+    from forebay.commands import jobs
+
+    raise typer.Exit(jobs.retry(jobs.server(url, key, config), job, dead))
+
+
+# ---------------------------------------------------------------------------- config
+
+
+@config_app.command("show")
+def config_show(
+    changed: Annotated[bool, typer.Option("--changed", help="Only what is not default.")] = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Every setting: value, unit, who set it; and names that have no effect here."""
+    from forebay.commands import config as command
+
+    raise typer.Exit(command.show(config, changed, as_json))
+
+
+@config_app.command("check")
+def config_check(config: ConfigFile = None) -> None:
+    """Fail with every mistake in the file and the environment."""
+    from forebay.commands import config as command
+
+    raise typer.Exit(command.check(config))
+
+
+@config_app.command("docs")
+def config_docs(
+    output: Annotated[Path | None, typer.Option("--output", help="Write here.")] = None,
+    verify: Annotated[bool, typer.Option("--check", help="Fail if it differs.")] = False,
+) -> None:
+    """The reference page of all settings."""
+    from forebay.commands import config as command
+
+    raise typer.Exit(command.docs(output, verify))
+
+
+@config_app.command("example")
+def config_example(
+    env: Annotated[bool, typer.Option("--env", help="A .env file instead of TOML.")] = False,
+) -> None:
+    """A commented example file with every setting and its default."""
+    from forebay.commands import config as command
+
+    raise typer.Exit(command.example(env))
+
+
+@config_app.command("nginx")
+def config_nginx(config: ConfigFile = None) -> None:
+    """An nginx server block for the configured ports."""
+    from forebay.commands import config as command
+
+    raise typer.Exit(command.service_file("nginx", config))
+
+
+@config_app.command("systemd")
+def config_systemd(config: ConfigFile = None) -> None:
+    """A systemd unit for `forebay serve`."""
+    from forebay.commands import config as command
+
+    raise typer.Exit(command.service_file("systemd", config))
+
+
+@config_app.command("caddy")
+def config_caddy(config: ConfigFile = None) -> None:
+    """A Caddyfile for the configured port."""
+    from forebay.commands import config as command
+
+    raise typer.Exit(command.service_file("caddy", config))
+
+
+# -------------------------------------------------------------------- models, doctor
+
+
+@app.command()
+def doctor(
+    url: Url = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat every 5 s.")] = False,
+    as_json: AsJson = False,
+    key: Key = None,
+    config: ConfigFile = None,
+) -> None:
+    """Check this installation, or a running server, and say what to do next."""
+    from forebay.commands import doctor as command
+
+    raise typer.Exit(command.run(url=url, watch=watch, as_json=as_json, key=key, config=config))
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """Engines and weights: what is here, what is missing, how to get it."""
+    from forebay.commands import models
+
+    raise typer.Exit(models.show(as_json))
+
+
+@models_app.command("fetch")
+def models_fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all of them.")] = None,
+) -> None:
+    """Fetch weights by pinned version and check their SHA-256."""
+    from forebay.commands import models
+
+    raise typer.Exit(models.fetch(names or []))
+
+
+@models_app.command("verify")
+def models_verify(names: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Check the SHA-256 of what is here."""
+    from forebay.commands import models
+
+    raise typer.Exit(models.verify(names or []))
+
+
+# ------------------------------------------------------------------------------ keys
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")] = "",
+    tenant: Annotated[str, typer.Option(help="Whose jobs it may see.")] = "local",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="submit, read, cancel, admin; may be repeated.")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="Expires after so many days.")] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Make a key. It is shown once; only its hash is kept."""
+    from forebay.commands import keys
+
+    raise typer.Exit(keys.create(config, data_dir, name, tenant, scope or [], days))
+
+
+@keys_app.command("list")
+def keys_list(as_json: AsJson = False, data_dir: DataDir = None, config: ConfigFile = None) -> None:
+    """Keys by id, tenant, scopes, expiry."""
+    from forebay.commands import keys
+
+    raise typer.Exit(keys.show(config, data_dir, as_json))
+
+
+@keys_app.command("rotate")
+def keys_rotate(key_id: str, data_dir: DataDir = None, config: ConfigFile = None) -> None:
+    """A second live secret for the same key; the older one still works until revoked."""
+    from forebay.commands import keys
+
+    raise typer.Exit(keys.rotate(config, data_dir, key_id))
+
+
+@keys_app.command("revoke")
+def keys_revoke(key_id: str, data_dir: DataDir = None, config: ConfigFile = None) -> None:
+    """End a key."""
+    from forebay.commands import keys
+
+    raise typer.Exit(keys.revoke(config, data_dir, key_id))
+
+
+def main() -> None:
+    """Console entry. What Forebay refuses on purpose is one line and a status, not a traceback."""
+    try:
+        app()
+    except ForebayError as exc:
+        typer.secho(f"forebay: {exc.message}", fg="red", err=True)
+        sys.exit(_status(exc))
+
+
+def _status(exc: ForebayError) -> int:
+    if isinstance(exc, MissingEngine | CannotBoot):
+        return 78
+    return 2 if isinstance(exc, ConfigError) else 1

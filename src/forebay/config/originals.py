@@ -1,0 +1,48 @@
+"""Environment names of the original systems that are recognised and do nothing here.
+
+A deployment may keep them; `forebay config show` says which are set and why they are idle.
+"""
+
+from __future__ import annotations
+
+__all__ = ["NO_EFFECT"]
+
+_NO_KIND = "belongs to {}, which this build does not serve"
+_image, _asr, _notebook = (
+    _NO_KIND.format(word) for word in ("photo enhancement", "speech recognition", "notebooks")
+)
+
+NO_EFFECT: dict[str, str] = {
+    "WS_TTS_VERSION": "the version reported is Forebay's own",
+    "WS_TTS_URL": "`/chat` speaks with this gateway's own voices",
+    "WS_TTS_API_KEY": "`/chat` reaches its voices inside the gateway, without a key",
+    "ALLOW_CLIENT_TTS_URL": "a client's own voice server is never called",
+    "RIVA_SERVER": "there is no Riva engine",
+    "PIPER_BIN": "the engine `piper` is a Python package, not a program",
+    "PIPER_ROOT": "the engine `piper` is a Python package, not a program",
+    "PIPER_MODEL": "name the voice with --engine speech=piper:model=FILE",
+    "RAG_SERVICE_URL": "there is no retrieval service",
+    "HF_TOKEN": "weights come from packages or local files; nothing is fetched from a hub",
+    "API_HOST": _image,
+    "API_PORT": _image,
+    "API_WORKERS": _image,
+    "MAX_CONCURRENT_TASKS": _image,
+    "TASK_CLEANUP_HOURS": _image,
+    "MAX_CONNECTIONS": _asr,
+    "MIN_WORKERS": _asr,
+    "REDIS_ADDR": "this build keeps everything in the local broker",
+    "REDIS_HOST": "this build keeps everything in the local broker",
+    "REDIS_PORT": "this build keeps everything in the local broker",
+    "REDIS_DB": "this build keeps everything in the local broker",
+    "DB_HOST": _asr,
+    "DB_PORT": _asr,
+    "DB_USER": _asr,
+    "DB_PASSWORD": _asr,
+    "DB_NAME": _asr,
+    "DB_SSLMODE": _asr,
+    "AUTO_CREATE_DB": _asr,
+    "MAX_AUDIO_FILES_PER_USER": _asr,
+    "ASR_BACKEND_PORT": _asr,
+    "ASR_API_PORT": _asr,
+    "FUNASR_ADDR": _asr,
+}

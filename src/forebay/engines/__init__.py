@@ -71,10 +71,17 @@ EngineSession = Any  # whatever `open` returned; the runner never looks inside
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """What an earlier attempt left. ``text``: committed output to continue after."""
+    """What an earlier attempt left.
+
+    ``text``: committed output to continue after; ``tokens``: how many tokens of it the
+    earlier attempts counted, 0 when unknown. ``max_tokens`` in the parameters is for the
+    whole answer: the engine that continues lowers it by what ``text`` holds, and its `Usage`
+    counts the prompt once and the whole answer, so nobody else adjusts either.
+    """
 
     attempt: int = 1
     text: str = ""
+    tokens: int = 0
     fine: int = 0
 
 
@@ -119,9 +126,12 @@ class ThreadedEngine:
     """Base for models whose calls block: runs `run` in a thread, one per slot.
 
     A subclass implements ``run(session, items, stopped)``, a plain generator that yields
-    events and looks at ``stopped()`` between pieces. An exception it raises surfaces in the
-    runner's ``async for``. Closing the async iterator sets ``stopped`` and waits for the
-    thread to leave the model, because a slot is free only then.
+    events and looks at ``stopped()`` between pieces; or, where the library calls back
+    instead, ``produce(session, items, emit, stopped)``. An exception either raises surfaces
+    in the runner's ``async for``. Closing the async iterator sets ``stopped`` and waits for
+    the thread to leave the model, because a slot is free only then.
+
+    Events wait in a queue that only one step fills, so one segment or one answer bounds it.
     """
 
     _pool: ThreadPoolExecutor | None = None
@@ -129,10 +139,28 @@ class ThreadedEngine:
     def start_threads(self, slots: int) -> None:
         self._pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="engine")
 
+    def stop_threads(self) -> None:
+        """Steps must be over. Does not wait for a thread that is still in the model."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
     def run(
         self, session: EngineSession, items: Sequence[InputItem], stopped: Callable[[], bool]
     ) -> Iterator[OutputEvent]:
-        raise TypeError(f"{type(self).__name__} must implement run")
+        raise TypeError(f"{type(self).__name__} must implement run or produce")
+
+    def produce(
+        self,
+        session: EngineSession,
+        items: Sequence[InputItem],
+        emit: Callable[[OutputEvent], None],
+        stopped: Callable[[], bool],
+    ) -> None:
+        for event in self.run(session, items, stopped):
+            emit(event)
+            if stopped():
+                break
 
     async def step(
         self, session: EngineSession, items: Sequence[InputItem]
@@ -141,13 +169,13 @@ class ThreadedEngine:
         queue: asyncio.Queue[OutputEvent | BaseException | None] = asyncio.Queue()
         stop = threading.Event()
 
+        def emit(event: OutputEvent) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, event)
+
         def work() -> None:
             last: BaseException | None = None
             try:
-                for event in self.run(session, items, stop.is_set):
-                    loop.call_soon_threadsafe(queue.put_nowait, event)
-                    if stop.is_set():
-                        break
+                self.produce(session, items, emit, stop.is_set)
             except BaseException as exc:  # noqa: BLE001 - carried to the runner, raised there
                 last = exc
             loop.call_soon_threadsafe(queue.put_nowait, last)

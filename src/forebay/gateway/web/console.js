@@ -1,0 +1,229 @@
+// The console: one conversation, its gauges, and the state of the pools.
+import { Chat } from "./chat.js";
+import { Player } from "./player.js";
+import { apply, language, setLanguage, t } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+const MAX_TURNS = 40; // sent along with a prompt; the server cuts to the model's context
+const player = new Player();
+const turns = [];
+const past = []; // {word, sound} in ms, of the last answers
+let answer = null; // {node, heard, ahead, text, sentAt, word, sound, stopAt}
+
+const chat = new Chat({
+  text: (delta) => {
+    if (answer.word == null) mark("word", "first-word");
+    answer.text += delta;
+    draw();
+  },
+  audio: (m) => {
+    answer.node.classList.add("voiced");
+    player.play(Uint8Array.from(atob(m.audio_base64), (c) => c.charCodeAt(0)), m.sample_rate, m.channels, m.unit_index_start, m.units_text);
+  },
+  place: (m) => { $("place").textContent = m.position > 0 ? t("waiting")(m.position, m.eta_s == null ? null : Math.ceil(m.eta_s)) : t("next"); },
+  notice: (m) => tell(m.code === "prompt_truncated" ? t("truncated") : m.message),
+  warning: (m) => tell(m.code === "tts_unavailable" ? t("noVoice") : m.message),
+  written: () => answer.node.classList.remove("caret"),
+  resumed: () => { $("resumed").textContent = String(Number($("resumed").textContent) + 1); },
+  link: (state) => { $("link").dataset.state = state; $("link").textContent = t(state); },
+  end: finish,
+});
+player.onFirstSound = () => { if (answer && answer.sound == null) mark("sound", "first-sound"); };
+
+function mark(what, id) {
+  answer[what] = performance.now() - answer.sentAt;
+  $(id).textContent = `${Math.round(answer[what])} ms`;
+  if (what === "word") $("place").textContent = t("next");
+}
+
+function send(text) {
+  const prompt = text.trim();
+  if (!prompt || chat.active) return;
+  $("welcome").hidden = true;
+  tell("");
+  const you = add("said you");
+  you.textContent = prompt;
+  const holder = add("said");
+  const node = document.createElement("div");
+  const heard = document.createElement("span");
+  const ahead = document.createElement("span");
+  node.className = "answer caret";
+  heard.className = "heard";
+  ahead.className = "ahead";
+  node.append(heard, ahead);
+  holder.append(node);
+  answer = { holder, node, heard, ahead, text: "", sentAt: performance.now(), word: null, sound: null, stopAt: null };
+  for (const id of ["first-word", "first-sound", "place", "stopped"]) $(id).textContent = "–";
+  const voice = $("voice").checked;
+  player.begin();
+  if (voice) player.wake();
+  chat.say(prompt, { sample_rate: Math.min(48000, player.rate), messages: turns.slice(-MAX_TURNS), text_only: !voice });
+  turns.push({ role: "user", content: prompt });
+  busy(true);
+}
+
+function finish(how, message) {
+  busy(false);
+  answer.node.classList.remove("caret");
+  if (answer.stopAt != null) $("stopped").textContent = `${Math.round(performance.now() - answer.stopAt)} ms`;
+  if (how === "stopped") { player.silence(); foot(t("stoppedFoot")); }
+  if (how === "gone") foot(t("gone"), true);
+  if (how === "failed") {
+    const wait = message.retry_after_s ? ` (${Math.ceil(message.retry_after_s)} s)` : "";
+    foot((answer.text ? t("cut") : "") + message.message + wait, true);
+  }
+  if (answer.text) turns.push({ role: "assistant", content: answer.text });
+  past.push({ word: answer.word, sound: answer.sound });
+  spark();
+  draw();
+  $("prompt").focus();
+}
+
+function foot(text, bad = false) {
+  const node = document.createElement("span");
+  node.className = bad ? "foot bad" : "foot";
+  node.textContent = text;
+  answer.holder.append(node);
+}
+
+function add(kind) {
+  const node = document.createElement("div");
+  node.className = kind;
+  $("log").append(node);
+  node.scrollIntoView({ block: "end" });
+  return node;
+}
+
+function tell(text) {
+  $("notice").textContent = text;
+  $("notice").hidden = !text;
+}
+
+function busy(yes) {
+  $("send").hidden = yes;
+  $("stop").hidden = !yes;
+}
+
+// What has been heard is ink, what is still ahead is pale; the water shows how far ahead.
+function draw() {
+  if (!answer) return;
+  const units = [...answer.text];
+  const heard = answer.node.classList.contains("voiced") ? player.heard() : 0;
+  answer.heard.textContent = units.slice(0, heard).join("");
+  answer.ahead.textContent = units.slice(heard).join("");
+  if (chat.active) $("log").scrollTop = $("log").scrollHeight;
+}
+
+let lastAhead = -1;
+function tick() {
+  const ahead = player.ahead();
+  if (Math.abs(ahead - lastAhead) > 0.04 || (ahead === 0 && lastAhead !== 0)) {
+    lastAhead = ahead;
+    $("ahead").textContent = `${ahead.toFixed(1)} s`;
+    $("water").style.transform = `scaleY(${Math.min(ahead / 5, 1)})`;
+    draw();
+  }
+  if (answer && !chat.active && ahead === 0) answer.node.classList.remove("voiced");
+  requestAnimationFrame(tick);
+}
+
+function spark() {
+  const last = past.slice(-12);
+  const top = Math.max(100, ...last.flatMap((p) => [p.word ?? 0, p.sound ?? 0]));
+  const svg = $("spark");
+  svg.replaceChildren();
+  for (const what of ["word", "sound"]) {
+    const spots = last.map((p, i) => [last.length === 1 ? 120 : 8 + (224 * i) / (last.length - 1), p[what]]).filter((s) => s[1] != null);
+    const shape = document.createElementNS("http://www.w3.org/2000/svg", spots.length > 1 ? "polyline" : "circle");
+    if (spots.length > 1) shape.setAttribute("points", spots.map(([x, v]) => `${x},${60 - (54 * v) / top}`).join(" "));
+    else if (spots.length === 1) { shape.setAttribute("cx", spots[0][0]); shape.setAttribute("cy", 60 - (54 * spots[0][1]) / top); shape.setAttribute("r", 3); }
+    shape.setAttribute("class", what);
+    svg.append(shape);
+  }
+}
+
+async function status() {
+  let delay = 5000;
+  try {
+    const found = await (await fetch("/api/status", { cache: "no-store" })).json();
+    delay = pools(found.pools ?? []) ? 10000 : 700; // while loading, look often
+  } catch { $("pools").replaceChildren(); }
+  setTimeout(status, document.hidden ? 30000 : delay);
+}
+
+function pools(list) {
+  let ready = list.length > 0;
+  $("pools").replaceChildren(...list.map((pool) => {
+    const item = document.createElement("li");
+    const dot = document.createElement("span");
+    dot.className = "dot";
+    const stages = Object.values(pool.stages ?? {});
+    const loading = stages.find((s) => s.stage !== "ready");
+    let state = pool.ready > 0 ? "ready" : loading ? (loading.stage === "failed" ? "failed" : "loading") : "failed";
+    if (pool.ready === 0) ready = false;
+    const model = pool.model || pool.name.split("/").slice(1).join("/");
+    let text = `${t("kinds")[pool.kind] ?? pool.kind}: ${model}`;
+    if (pool.ready === 0) text += ` (${loading ? t("loading")(t("stages")[loading.stage] ?? loading.stage, loading.total ? ` ${loading.done}/${loading.total}` : "") : t("none")})`;
+    const name = document.createElement("span");
+    name.textContent = text;
+    item.className = state;
+    item.title = loading?.detail ?? "";
+    item.append(dot, name);
+    if (pool.synthetic) {
+      const label = document.createElement("b");
+      label.className = "synthetic";
+      label.textContent = t("synthetic");
+      item.append(label);
+    }
+    return item;
+  }));
+  const waiting = list.length > 0 && !ready;
+  if (waiting && $("notice").hidden) { tell(t("notReady")); $("notice").dataset.loading = "1"; }
+  if (!waiting && $("notice").dataset.loading) { tell(""); delete $("notice").dataset.loading; }
+  return ready;
+}
+
+const THEMES = ["auto", "light", "dark"];
+function theme(next) {
+  localStorage.setItem("forebay.theme", next);
+  if (next === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = next;
+  $("theme").textContent = { auto: "◐", light: "○", dark: "●" }[next];
+  $("theme").setAttribute("aria-label", t("themes")[next]);
+  $("theme").title = t("themes")[next];
+}
+
+function words() {
+  apply();
+  $("prompt").placeholder = t("placeholder");
+  $("language").textContent = language() === "en" ? "中文" : "English";
+  $("link").textContent = t($("link").dataset.state);
+  $("tries").replaceChildren(...t("tries").map((text) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = text;
+    button.onclick = () => send(text);
+    return button;
+  }));
+  theme(localStorage.getItem("forebay.theme") ?? "auto");
+}
+
+$("composer").onsubmit = (event) => {
+  event.preventDefault();
+  send($("prompt").value);
+  if (chat.active) { $("prompt").value = ""; grow(); }
+};
+$("prompt").onkeydown = (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) $("composer").requestSubmit();
+};
+const grow = () => { $("prompt").style.height = "auto"; $("prompt").style.height = `${$("prompt").scrollHeight}px`; };
+$("prompt").oninput = grow;
+$("stop").onclick = () => { answer.stopAt = performance.now(); player.silence(); chat.stop(); };
+$("language").onclick = () => { setLanguage(language() === "en" ? "zh" : "en"); words(); };
+$("theme").onclick = () => theme(THEMES[(THEMES.indexOf(localStorage.getItem("forebay.theme") ?? "auto") + 1) % 3]);
+
+window.forebay = { chat, player }; // for the curious, and for the browser tests
+words();
+status();
+tick();
+$("prompt").focus();

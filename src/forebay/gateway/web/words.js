@@ -1,0 +1,59 @@
+// Every word the console says, in both languages.
+export const WORDS = {
+  en: {
+    title: "Talk to your model", lead: "Ask something. Hear the answer while it is still being written.",
+    hint: "The words come from a language model on this machine, the voice from a speech model beside it. Nothing leaves the machine.",
+    hintRemote: "The words come from the model server this gateway is set up for, the voice from the speech engine beside it.",
+    promptLabel: "Your message", placeholder: "Type a sentence and press Enter", send: "Send", stop: "Stop",
+    voice: "Speak the answer", gauges: "Right now", ahead: "of speech ahead", firstWord: "First word", firstSound: "First sound",
+    queue: "Place in queue", stopped: "Stop to free slot", resumed: "Resumed", history: "Last answers",
+    tries: ["Tell me about rivers in three sentences.", "Why does a dam need a quiet pool?", "Write two lines about rain."],
+    live: "connected", lost: "connection lost, coming back", idle: "", gone: "The connection could not be restored. What had arrived is kept; send again to go on.",
+    waiting: (n, s) => `Waiting: place ${n}` + (s == null ? "" : `, about ${s} s`), next: "none, served at once",
+    stoppedFoot: "stopped", cut: "This answer is incomplete: ", noVoice: "No voice is available, the text goes on without it.",
+    truncated: "Older messages were left out so that the conversation fits the model.",
+    loading: (stage, p) => `loading: ${stage}${p}`, none: "no worker", notReady: "The models are still loading. You can type already; the answer starts when they are ready.",
+    synthetic: "synthetic", themes: { auto: "Theme: as the system", light: "Theme: light", dark: "Theme: dark" },
+    stages: { locate: "finding files", fetch: "fetching", weights: "weights", allocate: "allocating", warm_up: "warming up", ready: "ready", failed: "failed" },
+    kinds: { text: "language", speech: "voice", recognition: "recognition", image: "photos", kernel: "notebook" },
+  },
+  zh: {
+    title: "和你的模型对话", lead: "问一句话，答案还在写，就能听到。",
+    hint: "文字来自这台机器上的语言模型，声音来自旁边的语音模型。没有任何内容离开这台机器。",
+    hintRemote: "文字来自网关所连接的模型服务，声音来自旁边的语音引擎。",
+    promptLabel: "你的消息", placeholder: "输入一句话，按回车发送", send: "发送", stop: "停止",
+    voice: "朗读答案", gauges: "此刻", ahead: "语音缓冲", firstWord: "首字", firstSound: "首声",
+    queue: "排队位置", stopped: "停止到释放", resumed: "续传次数", history: "最近几次",
+    tries: ["Tell me about rivers in three sentences.", "Why does a dam need a quiet pool?", "用两句话介绍水库。"],
+    live: "已连接", lost: "连接断开，正在恢复", idle: "", gone: "连接无法恢复。已收到的内容保留在此，重新发送即可继续。",
+    waiting: (n, s) => `等待中：第 ${n} 位` + (s == null ? "" : `，约 ${s} 秒`), next: "无需等待",
+    stoppedFoot: "已停止", cut: "这个答案不完整：", noVoice: "语音不可用，文字会继续。",
+    truncated: "较早的消息已省略，以便对话适合模型的长度。",
+    loading: (stage, p) => `加载中：${stage}${p}`, none: "没有工作进程", notReady: "模型还在加载。现在就可以输入，准备好后立即回答。",
+    synthetic: "合成测试引擎", themes: { auto: "主题：跟随系统", light: "主题：浅色", dark: "主题：深色" },
+    stages: { locate: "查找文件", fetch: "下载", weights: "权重", allocate: "分配内存", warm_up: "预热", ready: "就绪", failed: "失败" },
+    kinds: { text: "语言", speech: "语音", recognition: "识别", image: "照片", kernel: "笔记本" },
+  },
+};
+
+let current = pick();
+
+function pick() {
+  const asked = new URLSearchParams(location.search).get("lang") || localStorage.getItem("forebay.language");
+  if (asked === "en" || asked === "zh") return asked;
+  return navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
+}
+
+export const language = () => current;
+export const t = (key) => WORDS[current][key];
+
+export function setLanguage(next) {
+  current = next;
+  localStorage.setItem("forebay.language", next);
+  apply();
+}
+
+export function apply(root = document) {
+  document.documentElement.lang = current === "zh" ? "zh-CN" : "en";
+  for (const node of root.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
+}

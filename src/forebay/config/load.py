@@ -124,6 +124,9 @@ def _file_path(environ: Mapping[str, str], folder: Path, file: Path | None) -> P
 def _set(
     setting: Setting[Any], raw: Any, source: str, values: dict[str, Value], problems: list[str]
 ) -> None:
+    if raw == "" and setting.default is None:
+        values[setting.name] = Value(None, source)  # how a file says: unset
+        return
     try:
         values[setting.name] = Value(setting.parse(raw), source)
     except ConfigError as exc:

@@ -8,13 +8,15 @@ mean nothing in this build are in `originals.NO_EFFECT`, with the reason.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from forebay.config.setting import Alias, Setting
 from forebay.core.kinds import KINDS, Kind
 from forebay.gateway.options import GatewayOptions
 
 __all__ = ["BY_NAME", "LIMITS", "SECTIONS", "SETTINGS"]
+
+T = TypeVar("T")
 
 _speech = KINDS[Kind.SPEECH]
 _text = KINDS[Kind.TEXT]
@@ -35,7 +37,7 @@ SECTIONS = {
 }
 
 
-def _add(setting: Setting[Any]) -> Any:
+def _add(setting: Setting[T]) -> Setting[T]:
     _all.append(setting)
     return setting
 
@@ -45,39 +47,39 @@ def _aliases(*names: str | Alias) -> tuple[Alias, ...]:
 
 
 def _str(name: str, default: str, help: str, **facts: Any) -> Setting[str]:
-    return _add(Setting(name=name, type=str, default=default, help=help, **facts))  # type: ignore[no-any-return]
+    return _add(Setting(name=name, type=str, default=default, help=help, **facts))
 
 
 def _maybe_str(name: str, help: str, **facts: Any) -> Setting[str | None]:
-    return _add(Setting(name=name, type=str, default=None, help=help, **facts))  # type: ignore[no-any-return]
+    return _add(Setting(name=name, type=str, default=None, help=help, **facts))
 
 
 def _int(name: str, default: int, help: str, **facts: Any) -> Setting[int]:
-    return _add(Setting(name=name, type=int, default=default, help=help, **facts))  # type: ignore[no-any-return]
+    return _add(Setting(name=name, type=int, default=default, help=help, **facts))
 
 
 def _maybe_int(name: str, help: str, **facts: Any) -> Setting[int | None]:
-    return _add(Setting(name=name, type=int, default=None, help=help, **facts))  # type: ignore[no-any-return]
+    return _add(Setting(name=name, type=int, default=None, help=help, **facts))
 
 
 def _float(name: str, default: float, help: str, **facts: Any) -> Setting[float]:
-    return _add(Setting(name=name, type=float, default=default, help=help, **facts))  # type: ignore[no-any-return]
+    return _add(Setting(name=name, type=float, default=default, help=help, **facts))
 
 
 def _maybe_float(name: str, help: str, **facts: Any) -> Setting[float | None]:
-    return _add(Setting(name=name, type=float, default=None, help=help, **facts))  # type: ignore[no-any-return]
+    return _add(Setting(name=name, type=float, default=None, help=help, **facts))
 
 
 def _bool(name: str, default: bool, help: str, **facts: Any) -> Setting[bool]:
-    return _add(Setting(name=name, type=bool, default=default, help=help, **facts))  # type: ignore[no-any-return]
+    return _add(Setting(name=name, type=bool, default=default, help=help, **facts))
 
 
 def _list(name: str, help: str, **facts: Any) -> Setting[list[str]]:
-    return _add(Setting(name=name, type=list, default=[], help=help, **facts))  # type: ignore[no-any-return]
+    return _add(Setting(name=name, type=list, default=[], help=help, **facts))
 
 
 def _maybe_path(name: str, help: str, **facts: Any) -> Setting[Path | None]:
-    return _add(Setting(name=name, type=Path, default=None, help=help, **facts))  # type: ignore[no-any-return]
+    return _add(Setting(name=name, type=Path, default=None, help=help, **facts))
 
 
 # ---------------------------------------------------------------------------- server
@@ -532,12 +534,12 @@ TTS_PORT = _int(
     aliases=_aliases("WS_TTS_PORT"),
 )
 ORCH_HOST = _maybe_str(
-    "compat.orchestrator_host",
+    "compat.chat_host",
     "Address of the orchestrator's port. Unset: `server.host`.",
     aliases=_aliases("ORCH_HOST"),
 )
 ORCH_PORT = _int(
-    "compat.orchestrator_port",
+    "compat.chat_port",
     9100,
     "Port of the orchestrator (`/chat`).",
     low=0,
@@ -545,7 +547,7 @@ ORCH_PORT = _int(
     aliases=_aliases("ORCH_PORT"),
 )
 ORCH_API_KEY = _maybe_str(
-    "compat.orchestrator_api_key",
+    "compat.chat_api_key",
     "Key that `/chat` on compat ports asks for, as `?api_key=` or Bearer.",
     secret=True,
     aliases=_aliases("ORCH_API_KEY"),

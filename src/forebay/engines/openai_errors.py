@@ -67,7 +67,9 @@ _ANSWER = tuple(
         r"too large: (\d+)",
     )
 )
-_UNKNOWN_MODEL = re.compile(r"model.{0,200}(not exist|not found|unknown)|(invalid|unknown) model", re.I | re.S)  # fmt: skip
+_UNKNOWN_MODEL = re.compile(
+    r"model.{0,200}(not exist|not found|unknown)|(invalid|unknown) model", re.I | re.S
+)
 
 
 class _Facts(msgspec.Struct, frozen=True):
@@ -82,8 +84,14 @@ class _Facts(msgspec.Struct, frozen=True):
 def refusal(
     status: int, body: bytes, *, model: str, key_given: bool, retry_after_s: float | None = None
 ) -> ForebayError:
-    """The error for an answer whose status is not 200."""
+    """The error for an answer that is no event stream with status 200."""
     facts = _facts(body)
+    if status == 200:
+        return UpstreamFailed(
+            f"model server answered no event stream: {_short(facts.text)}",
+            reason="garbage",
+            hint="check that base_url is an OpenAI-compatible server",
+        )
     if status in (400, 404, 413, 422) and (too_long := _too_long(facts)):
         return too_long
     if status in (401, 403):
@@ -191,7 +199,7 @@ def _too_long(facts: _Facts) -> PromptTooLong | None:
     limit = facts.limit or _first(_LIMITS, facts.text)
     tokens = facts.tokens or _first(_TOKENS, facts.text)
     answer = _first(_ANSWER, facts.text)
-    details = {"reason": "prompt_too_long", "tokens": tokens, "limit": limit}
+    details: dict[str, Any] = {"reason": "prompt_too_long", "tokens": tokens, "limit": limit}
     if tokens is None or limit is None:
         return PromptTooLong(f"prompt is too long: {_short(facts.text)}", **details)
     if answer and tokens < limit:

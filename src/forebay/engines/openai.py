@@ -1,0 +1,322 @@
+"""Any OpenAI-compatible server (SGLang, vLLM, llama.cpp, a paid API) as a text engine.
+
+One step is one streamed chat completion. Nothing is repeated once the server has begun to
+answer; what it refuses, and how it breaks, reaches the job as a named error with the facts
+(tokens, limit, retry-after). Closing the step closes the connection, which is how these
+servers learn that nobody listens any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from forebay.core.events import InputItem, OutputEvent, Prompt, TextDelta, Usage
+from forebay.core.kinds import Kind
+from forebay.core.spec import LoadStage
+from forebay.engines import EngineInfo, Report, Resume
+from forebay.engines.context import Fitted, Message, answer_reserve, check, estimate, fit
+from forebay.engines.openai_client import Upstream, read_key
+from forebay.engines.openai_probe import Step, probe
+from forebay.engines.openai_wire import Answer, SseLines, StopSeam, request_body
+from forebay.engines.options import Option, parse
+from forebay.errors import (
+    CannotBoot,
+    EngineFailed,
+    PromptTooLong,
+    UpstreamRefused,
+    WorkerLost,
+)
+
+__all__ = ["OpenAIText", "open_upstream"]
+
+OPTIONS = (
+    Option("base_url", str, "http://localhost:8082", "server address, with or without /v1"),
+    Option("api_key", str, "", "sent as Bearer; prefer api_key_file"),
+    Option("api_key_file", str, "", "file whose first line is the key"),
+    Option("model", str, "", "model name; empty takes the first the server lists"),
+    Option("prefix", str, "no", "server can go on from a given text",
+           choices=("no", "yes", "true", "false", "continue_final_message")),
+    Option("slots", int, 32, "answers at once", 1, 10_000),
+    Option("pool", int, None, "connections at once; absent: slots + 2", 1, 20_000),
+    Option("connect_timeout_s", float, 3.0, "seconds to connect", 0.01, 600),
+    Option("connect_retries", int, 2, "tries more while nobody answers", 0, 10),
+    Option("first_token_timeout_s", float, 60.0, "seconds to the first token", 0.05, 3600),
+    Option("stall_timeout_s", float, 30.0, "seconds between tokens", 0.05, 3600),
+    Option("max_tokens", int, None, "answer length where the client gives none", 1, 1_000_000),
+    Option("max_tokens_field", str, "max_tokens", "what the server calls it",
+           choices=("max_tokens", "max_completion_tokens")),
+    Option("temperature", float, None, "default, sent only if set", 0, 100),
+    Option("top_p", float, None, "default, sent only if set", 0, 1),
+    Option("top_k", int, None, "default, sent only if set", -1, 1_000_000),
+    Option("repetition_penalty", float, None, "default, sent only if set", 0, 10),
+    Option("presence_penalty", float, None, "default, sent only if set", -10, 10),
+    Option("frequency_penalty", float, None, "default, sent only if set", -10, 10),
+    Option("context", int, None, "model's length in tokens; absent: as it says", 16, 100_000_000),
+    Option("max_total_tokens", int, None, "prompt and answer together", 16, 100_000_000),
+    Option("allow_auto_truncate", bool, False, "cut the oldest turns of too long a prompt"),
+    Option("usage", bool, True, "ask for token counts (stream_options.include_usage)"),
+    Option("wait", bool, True, "not ready until the server is; no: ready with a warning"),
+    Option("warm_answer", bool, False, "ask for one token while loading"),
+)  # fmt: skip
+
+_DEFAULTS = (
+    "temperature", "top_p", "top_k", "repetition_penalty", "presence_penalty",
+    "frequency_penalty",
+)  # fmt: skip
+_STAGES = {"address": "locate", "health": "warm_up"}
+
+
+@dataclass(slots=True)
+class _Session:
+    params: dict[str, Any]
+    resume: Resume
+
+
+def open_upstream(options: Mapping[str, Any]) -> tuple[Upstream, dict[str, Any]]:
+    """A client made from engine options, opened, and the options as parsed.
+
+    For `doctor`: the caller closes it. Raises `ConfigError`.
+    """
+    values = parse(OpenAIText.name, OPTIONS, options)
+    upstream = _upstream(values)
+    upstream.open()
+    return upstream, values
+
+
+def _upstream(values: Mapping[str, Any]) -> Upstream:
+    return Upstream(
+        values["base_url"],
+        read_key(values["api_key"], values["api_key_file"]),
+        connect_timeout_s=values["connect_timeout_s"],
+        connect_retries=values["connect_retries"],
+        pool=values["pool"] or values["slots"] + 2,
+    )
+
+
+class OpenAIText:
+    """See the module; options are `OPTIONS`. Raises `ConfigError` for a bad one."""
+
+    name = "openai"
+    kind = Kind.TEXT
+    OPTIONS = OPTIONS
+
+    def __init__(self, **options: Any) -> None:
+        values = parse(self.name, OPTIONS, options)
+        self._values = values
+        self._defaults = {k: values[k] for k in _DEFAULTS if values[k] is not None}
+        self._prefix = values["prefix"] not in ("no", "false")
+        self._model: str = values["model"]
+        self._upstream = _upstream(values)
+        self._limit: int | None = _least(values["context"], values["max_total_tokens"])
+        self._scale = 1.0  # tokens the server counted for each estimated one, lately
+
+    async def load(self, report: Report) -> EngineInfo:
+        """Find the server and prove it. Raises `CannotBoot` with the stage, and so is tried
+        again by the supervisor; with ``wait=no`` a server that is not there yet is only a
+        warning, while a wrong key or model still fails."""
+        begun = time.monotonic()
+        self._upstream.open()
+        warning = ""
+        facts: dict[str, Any] = {}
+        async for step in probe(
+            self._upstream, model=self._model, answer=self._values["warm_answer"]
+        ):
+            stage: Any = _STAGES.get(step.name, "warm_up")
+            facts = step.facts
+            elapsed_s = time.monotonic() - begun
+            if step.ok:
+                detail = f"{step.name}: {step.detail}"
+                report(LoadStage(stage=stage, detail=detail, elapsed_s=elapsed_s))
+                continue
+            if self._values["wait"] or isinstance(step.error, UpstreamRefused):
+                report(LoadStage(stage="failed", detail=step.detail, elapsed_s=elapsed_s))
+                await self._upstream.close()
+                raise _cannot_boot(stage, step) from step.error
+            warning = step.detail
+        self._model = self._model or facts.get("model") or "default"
+        if self._values["context"] is None:
+            self._limit = _least(facts.get("context"), self._values["max_total_tokens"])
+        report(
+            LoadStage(
+                stage="ready", detail=warning or self._model, elapsed_s=time.monotonic() - begun
+            )
+        )
+        return self._info(warning)
+
+    async def open(self, params: Mapping[str, Any], resume: Resume) -> _Session:
+        """Raises `WorkerLost` where an answer was begun that cannot be continued."""
+        if resume.text and not self._prefix:
+            raise WorkerLost("the answer was cut off and its model server cannot continue a text")
+        if resume.text and (params.get("tools") or params.get("response_format")):
+            raise WorkerLost("an answer with tools or a schema was cut off, expected plain text")
+        own = {k: v for k, v in params.items() if v is not None}
+        return _Session({**self._defaults, **own}, resume)
+
+    async def step(
+        self, session: _Session, items: Sequence[InputItem]
+    ) -> AsyncIterator[OutputEvent]:
+        """One answer: `Notice` if the prompt was cut, text and tool calls, one `Usage`."""
+        prompts = [item for item in items if isinstance(item, Prompt)]
+        if not prompts:
+            raise EngineFailed(f"step got {len(items)} items and no prompt")
+        messages = prompts[-1].messages
+        fitted = self._fitted(messages, session.params)
+        for last_try in (False, True):
+            begun = False
+            try:
+                async with aclosing(self._attempt(session, fitted)) as events:
+                    async for event in events:
+                        begun = True
+                        yield event
+                return
+            except PromptTooLong as exc:
+                if begun or last_try:
+                    raise
+                self._learn(fitted, exc)
+                fitted = self._fitted(messages, session.params)
+
+    async def close(self, session: _Session) -> None:
+        return None
+
+    async def unload(self) -> None:
+        await self._upstream.close()
+
+    # ---------------------------------------------------------------- one attempt
+
+    async def _attempt(self, session: _Session, fitted: Fitted) -> AsyncGenerator[OutputEvent]:
+        params, committed = session.params, session.resume.text
+        before = session.resume.tokens or self._tokens_of(committed)
+        wanted = params.get("max_tokens") or self._values["max_tokens"]
+        limits = [n for n in (wanted, self._room(fitted)) if n is not None]
+        body = request_body(
+            fitted.messages,
+            params,
+            model=self._model,
+            max_tokens=max(1, min(limits) - before) if limits else None,
+            max_tokens_field=self._values["max_tokens_field"],
+            continued=committed,
+            usage=self._values["usage"],
+        )
+        seam = StopSeam(committed, params.get("stop") or ()) if committed else None
+        lines, answer = SseLines(), Answer()
+        loop = asyncio.get_running_loop()
+        first_s, stall_s = self._values["first_token_timeout_s"], self._values["stall_timeout_s"]
+        deadline = loop.time() + first_s
+        notice = fitted.notice
+        async with self._upstream.post(
+            "/chat/completions", body, model=self._model, timeout_s=first_s
+        ) as response:
+            while not answer.over:
+                data = await self._upstream.read(response, deadline, answer.begun)
+                payloads = lines.feed(data) if data else lines.end()
+                events = answer.take(payloads)
+                if seam is not None:
+                    events = _through(seam, events)
+                if notice is not None and events:
+                    yield notice
+                    notice = None
+                for event in events:
+                    yield event
+                if not data or (seam is not None and seam.stopped):
+                    break
+                if payloads:  # comments keep a connection alive, not an answer
+                    deadline = loop.time() + stall_s
+            stopped = seam is not None and seam.stopped
+            if not stopped and (error := answer.failure()):
+                raise error
+            if seam is not None and (rest := seam.end()):
+                yield TextDelta(text=rest)
+            yield self._usage(answer, fitted, before, stopped)
+            if answer.done:
+                await self._upstream.drain(response)
+
+    def _usage(self, answer: Answer, fitted: Fitted, before: int, stopped: bool) -> Usage:
+        """What the server counted, less what a continuation made it count twice."""
+        guess = max(1, estimate(fitted.messages))
+        if answer.prompt_tokens is None:
+            prompt = math.ceil(guess * self._scale)
+        else:
+            prompt = max(1, answer.prompt_tokens - before)
+            self._scale += 0.3 * (min(4.0, max(0.25, prompt / guess)) - self._scale)
+        counted = answer.completion_tokens
+        completion = (answer.chunks if counted is None else counted) + before
+        finish = "stop" if stopped or answer.finish is None else answer.finish
+        return Usage(prompt_tokens=prompt, completion_tokens=completion, finish=finish)
+
+    # -------------------------------------------------------------------- fitting
+
+    def _count(self, messages: Sequence[Message]) -> int:
+        return math.ceil(estimate(messages) * self._scale)
+
+    def _tokens_of(self, text: str) -> int:
+        return self._count([{"content": text}]) if text else 0
+
+    def _room(self, fitted: Fitted) -> int | None:
+        """Bound on the answer, where we hold the limit and may shorten things ourselves."""
+        return fitted.room if fitted.room > 0 and self._owns_limit() else None
+
+    def _owns_limit(self) -> bool:
+        return self._values["max_total_tokens"] is not None or (
+            self._limit is not None and self._values["allow_auto_truncate"]
+        )
+
+    def _fitted(self, messages: list[Message], params: Mapping[str, Any]) -> Fitted:
+        if self._limit is None or not self._owns_limit():
+            return Fitted(messages=messages, tokens=0, room=0, dropped=[])
+        if self._values["allow_auto_truncate"]:
+            wanted = params.get("max_tokens") or self._values["max_tokens"]
+            return fit(messages, self._count, self._limit, answer_reserve(wanted, self._limit))
+        tokens = check(messages, self._count, self._limit)
+        return Fitted(messages=messages, tokens=tokens, room=self._limit - tokens, dropped=[])
+
+    def _learn(self, fitted: Fitted, exc: PromptTooLong) -> None:
+        """The server counted and refused: take its figures. Re-raises where it may not be cut
+        or gave none."""
+        tokens, limit = exc.details.get("tokens"), exc.details.get("limit") or self._limit
+        if not self._values["allow_auto_truncate"] or tokens is None or limit is None:
+            raise exc
+        self._scale = tokens / max(1, estimate(fitted.messages)) * 1.02  # and a little air
+        self._limit = _least(limit, self._limit)
+
+    def _info(self, warning: str) -> EngineInfo:
+        capabilities = {"abortable", "tools", "batch"} | ({"prefix"} if self._prefix else set())
+        facts: dict[str, Any] = {"base_url": self._upstream.base}
+        if self._limit is not None:
+            facts["context"] = self._limit
+        if warning:
+            facts["warning"] = warning
+        return EngineInfo(
+            model=self._model,
+            slots=self._values["slots"],
+            capabilities=frozenset(capabilities),
+            facts=facts,
+        )
+
+
+def _through(seam: StopSeam, events: list[OutputEvent]) -> list[OutputEvent]:
+    kept: list[OutputEvent] = []
+    for event in events:
+        if isinstance(event, TextDelta):
+            text = seam.feed(event.text)
+            if text:
+                kept.append(TextDelta(text=text, count=event.count))
+        else:
+            kept.append(event)
+    return kept
+
+
+def _cannot_boot(stage: str, step: Step) -> CannotBoot:
+    hint = f", {step.hint}" if step.hint else ""
+    facts = {k: v for k, v in (step.error.details if step.error else {}).items() if k != "stage"}
+    return CannotBoot(f"{step.detail}{hint}", stage=stage, step=step.name, **facts)
+
+
+def _least(*values: int | None) -> int | None:
+    given = [v for v in values if v is not None]
+    return min(given) if given else None

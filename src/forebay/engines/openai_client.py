@@ -1,0 +1,297 @@
+"""One OpenAI-compatible server as an HTTP peer: connections, retries, circuit breaker.
+
+Everything aiohttp can raise is translated here, and nothing of aiohttp leaves this module
+but the open response whose bytes `openai.OpenAIText` reads.
+
+What is asked again: a request to which no status line came back, ``connect_retries`` times.
+Once a status has arrived nothing is repeated. After ``BREAKER_FAILURES`` requests in a row
+found nobody, further ones are refused at once for 0.5 s, then 1, 2, 4 and at most 8 s, and
+one request at a time tries whether the server is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+import msgspec
+
+from forebay.engines import openai_errors as errors
+from forebay.errors import ConfigError, ForebayError, UpstreamFailed, UpstreamTimeout
+
+__all__ = ["Breaker", "Upstream", "normal_base", "read_key"]
+
+ERROR_BYTES = 64 * 1024  # read of an error body
+JSON_BYTES = 4 * 1024 * 1024  # read of /v1/models
+BREAKER_FAILURES = 5
+BREAKER_FIRST_S = 0.5
+BREAKER_MAX_S = 8.0
+RETRY_FIRST_S = 0.1
+STREAM_TYPES = frozenset({"text/event-stream", "application/octet-stream", "text/plain"})
+DRAIN_S = 0.05  # an answer's last chunk comes with its last event, or is not waited for
+
+
+class Breaker:
+    """Decides whether to try a server that was not there. Pure; ``now`` in seconds."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._closed_until = 0.0
+        self._pause_s = BREAKER_FIRST_S
+
+    def refuse_s(self, now: float) -> float:
+        """Seconds to wait before trying; 0 means try now, and tell `good` or `bad`."""
+        if self._failures < BREAKER_FAILURES:
+            return 0.0
+        if now < self._closed_until:
+            return self._closed_until - now
+        self._closed_until = now + self._pause_s  # this caller tries; others wait for it
+        return 0.0
+
+    def good(self) -> None:
+        self._failures = 0
+        self._pause_s = BREAKER_FIRST_S
+
+    def bad(self, now: float) -> None:
+        self._failures += 1
+        if self._failures >= BREAKER_FAILURES:
+            self._closed_until = now + self._pause_s
+            self._pause_s = min(BREAKER_MAX_S, self._pause_s * 2)
+
+
+class Upstream:
+    """A bounded pool of kept-alive connections to one server.
+
+    ``open`` before use, ``close`` after; both from the event loop that uses it.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        connect_timeout_s: float,
+        connect_retries: int,
+        pool: int,
+        keepalive_s: float = 30.0,
+    ) -> None:
+        self.base = normal_base(base_url)
+        self.address = urlsplit(self.base).netloc
+        self.key_given = bool(api_key)
+        self._headers = {"Accept-Encoding": "identity", "User-Agent": "forebay"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._connect_timeout_s = connect_timeout_s
+        self._retries = connect_retries
+        self._pool = pool
+        self._keepalive_s = keepalive_s
+        self._session: aiohttp.ClientSession | None = None
+        self.breaker = Breaker()
+
+    def open(self) -> None:
+        if self._session is not None:
+            return
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._pool, keepalive_timeout=self._keepalive_s, ttl_dns_cache=30
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            headers=self._headers,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def url(self, path: str) -> str:
+        """An absolute URL: ``/health`` below the server's root, others below the base."""
+        if path != "/health":
+            return self.base + path
+        root = self.base.rsplit("/", 1)[0] if self.base.endswith("/v1") else self.base
+        return root + path
+
+    @asynccontextmanager
+    async def post(
+        self, path: str, body: bytes, *, model: str, timeout_s: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """POST and yield the response once its status is 200; closed on leaving unless read
+        to its end, which the server sees as the client having gone.
+
+        ``timeout_s`` bounds the whole wait for the status, retries included. Raises what
+        `openai_errors` names. Cancelling loses nothing but the request.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        wait_s = self.breaker.refuse_s(loop.time())
+        if wait_s > 0:
+            error = errors.unreachable(self.address, "was not there just now", "breaker_open")
+            error.retry_after_s = error.details["retry_after_s"] = round(wait_s, 2)
+            raise error
+        response = await self._first_status(path, body, deadline)
+        try:
+            if response.status != 200 or response.content_type not in STREAM_TYPES:
+                raise await self._refusal(response, model)
+            yield response
+        finally:
+            response.close()
+
+    async def read(self, response: aiohttp.ClientResponse, deadline: float, begun: bool) -> bytes:
+        """What has arrived, at least one byte; b"" at the end, clean or broken off (the event
+        stream itself says which). Raises `UpstreamTimeout` at ``deadline`` (loop time)."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await response.content.readany()
+        except TimeoutError as exc:
+            if begun:
+                raise _timeout("went silent in the middle of its answer", "stall") from exc
+            raise _timeout("sent no token before the first-token timeout", "no_answer") from exc
+        except (aiohttp.ClientError, OSError):
+            return b""
+
+    async def drain(self, response: aiohttp.ClientResponse) -> None:
+        """Give the connection back to the pool if the server ends its answer promptly."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DRAIN_S
+        try:
+            while not response.content.at_eof() and loop.time() < deadline:
+                await self.read(response, deadline, True)
+        except UpstreamTimeout:
+            return  # the caller closes the connection instead
+
+    async def get_json(self, path: str, timeout_s: float) -> tuple[int, Any]:
+        """Status and decoded body (None where it is no JSON). Raises `UpstreamFailed`."""
+        session = self._opened()
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with session.get(self.url(path), allow_redirects=False) as response:
+                    body = await _bounded(response, JSON_BYTES)
+                    return response.status, _json(body)
+        except TimeoutError as exc:
+            raise _timeout(f"did not answer {path} within {timeout_s:g} s", "no_answer") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            raise self._unreachable(exc) from exc
+
+    async def _first_status(
+        self, path: str, body: bytes, deadline: float
+    ) -> aiohttp.ClientResponse:
+        loop = asyncio.get_running_loop()
+        session, url, pause_s = self._opened(), self.url(path), RETRY_FIRST_S
+        for left in range(self._retries, -1, -1):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    response = await session.post(
+                        url,
+                        data=body,
+                        headers={"Content-Type": "application/json"},
+                        allow_redirects=False,
+                    )
+            except TimeoutError as exc:
+                if isinstance(exc, aiohttp.ServerTimeoutError) and loop.time() < deadline:
+                    failure: ForebayError = self._unreachable(exc)
+                else:
+                    raise _timeout("sent no status before the first-token timeout", "no_answer") from exc  # fmt: skip
+                cause: Exception = exc
+            except (aiohttp.ClientError, OSError) as exc:
+                failure, cause = self._unreachable(exc), exc
+            else:
+                self.breaker.good()
+                return response
+            if not left or loop.time() + pause_s >= deadline:
+                self.breaker.bad(loop.time())
+                raise failure from cause
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+        raise AssertionError("unreachable")  # pragma: no cover - the last round returns or raises
+
+    async def _refusal(self, response: aiohttp.ClientResponse, model: str) -> ForebayError:
+        try:
+            async with asyncio.timeout(5):
+                body = await _bounded(response, ERROR_BYTES)
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            body = b""
+        return errors.refusal(
+            response.status,
+            body,
+            model=model,
+            key_given=self.key_given,
+            retry_after_s=errors.retry_after(response.headers.get("Retry-After")),
+        )
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise UpstreamFailed("engine is not loaded, expected load before step")
+        return self._session
+
+    def _unreachable(self, exc: Exception) -> UpstreamFailed:
+        table: tuple[tuple[type[Exception], str, str], ...] = (
+            (aiohttp.ClientConnectorDNSError, "has no known address", "no_address"),
+            (aiohttp.ClientConnectorCertificateError, "has no trusted certificate", "tls"),
+            (aiohttp.ClientSSLError, "did not complete the TLS handshake", "tls"),
+            (aiohttp.ClientConnectorError, "refused the connection", "connection_refused"),
+            (aiohttp.ServerTimeoutError, "did not accept the connection in time", "connect_timeout"),
+            (aiohttp.ServerDisconnectedError, "closed without an answer", "empty_reply"),
+            (aiohttp.ClientPayloadError, "closed inside its answer", "cut"),
+            (aiohttp.ClientResponseError, "answered something that is not HTTP", "garbage"),
+        )  # fmt: skip
+        for kind, why, reason in table:
+            if isinstance(exc, kind):
+                return errors.unreachable(self.address, why, reason)
+        return errors.unreachable(self.address, "broke the connection", "connection_lost")
+
+
+def normal_base(url: str) -> str:
+    """``url`` as what ``/chat/completions`` is appended to. Raises `ConfigError`.
+
+    ``http://host:8082``, ``.../v1``, ``.../v1/`` and the whole endpoint are all accepted.
+    """
+    text = url.strip() if "://" in url else f"http://{url.strip()}"
+    parts = urlsplit(text)
+    try:
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine:
+        raise ConfigError(f"base_url is {url!r}, expected http://host:port", option="base_url")
+    path = parts.path.rstrip("/").removesuffix("/chat/completions")
+    return urlunsplit((parts.scheme, parts.netloc, path or "/v1", "", ""))
+
+
+def read_key(api_key: str, api_key_file: str) -> str:
+    """The key itself, or the first line of the file that holds it. Raises `ConfigError`."""
+    if api_key or not api_key_file:
+        return api_key.strip()
+    try:
+        lines = Path(api_key_file).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"api_key_file {api_key_file!r} cannot be read", option="api_key_file"
+        ) from exc
+    return lines[0].strip() if lines else ""
+
+
+def _timeout(what: str, reason: str) -> UpstreamTimeout:
+    return UpstreamTimeout(f"model server {what}", reason=reason)
+
+
+async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    body = b""
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) >= limit:
+            break
+    return body[:limit]
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -367,7 +367,7 @@ def models_fetch(
     """Fetch weights by pinned version and check their SHA-256."""
     from forebay.commands import models
 
-    raise typer.Exit(models.fetch(names or []))
+    raise typer.Exit(models.fetch_all(names or []))
 
 
 @models_app.command("verify")

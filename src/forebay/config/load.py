@@ -22,6 +22,8 @@ __all__ = ["Config", "Ignored", "Value", "load", "read_dotenv"]
 
 T = TypeVar("T")
 FILE_NAME = "forebay.toml"
+OTHER_NAMES = frozenset({"FOREBAY_CONFIG", "FOREBAY_URL", "FOREBAY_API_KEY"})
+"""Our own names that are no settings: where the file is, and what commands ask a server with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ def _apply_environment(
         if name is not None:
             raw = setting.translate(name, layer[name])
             _set(setting, raw, f"{where} {name}", values, problems)
-    known = {s.env for s in SETTINGS} | {"FOREBAY_CONFIG"}
+    known = {n for s in SETTINGS for n in s.env_names} | OTHER_NAMES
     for name in layer:
         if name in NO_EFFECT:
             ignored.append(Ignored(name, where, NO_EFFECT[name]))

@@ -103,6 +103,11 @@ DATA_DIR = _maybe_path(
     "Where the journal and the key file live. Unset: `forebay` in the user's data folder.",
     flag="--data-dir",
 )
+MODELS_DIR = _maybe_path(
+    "server.models_dir",
+    "Where fetched weights lie. Unset: `~/.cache/forebay/models`.",
+    aliases=_aliases("FOREBAY_MODELS"),
+)
 BROKER = _str(
     "server.broker",
     "local",

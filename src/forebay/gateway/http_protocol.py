@@ -1,0 +1,383 @@
+"""HTTP/1.1 on one connection: uvicorn's httptools protocol with deadlines and limits.
+
+What the stock class lacks and a server in the open needs: a deadline for the request head
+and for the body, bounds on lines, headers and pipelining, refusal of what a smuggler would
+send (two Hosts, a body on an upgrade, bytes before our 101), and the connection's wire in
+the ASGI scope. The parser is httptools'; nothing here parses.
+
+Leans on internals of uvicorn 0.50-0.59: `cycle`, `flow`, `pipeline`, `on_*` callbacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import urllib.parse
+from typing import TYPE_CHECKING
+
+import httptools
+import structlog
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from forebay.errors import BadRequest, ForebayError, Refused, TooLarge
+from forebay.gateway.responses import new_request_id, raw_error
+from forebay.gateway.wire import LOW_WATER_BYTES
+from forebay.gateway.wires import HttpWire
+from forebay.gateway.ws_protocol import WebSocketProtocol
+
+if TYPE_CHECKING:
+    from forebay.gateway.server import Listener
+
+__all__ = ["HttpProtocol"]
+
+log = structlog.get_logger(__name__)
+
+LINGER_S = 1.0
+"""After a refusal the input is read and dropped this long, so that the answer arrives: a
+close with unread input would reset the connection under it."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(:[0-9]{1,5})?")
+HEAD, BODY, IDLE, DONE = "head", "body", "idle", "done"
+"""Reading a request's head; its body; between requests (or answering); reading no more."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One HTTP connection of one `Listener`."""
+
+    def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            config=listener.config,
+            server_state=listener.state,
+            app_state=listener.app_state,
+            _loop=loop,
+        )
+        self.logger = listener.quiet
+        self.access_log = False
+        self.listener = listener
+        self.options = listener.options
+        self.slot: int | None = None
+        self.address = ""
+        self.refusal: Refused | None = None
+        self._phase = HEAD
+        self._fault: ForebayError | None = None
+        self._fault_status = 400
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._since = 0.0  # when this phase began
+        self._stalled_since: float | None = None
+        self._stalled_bytes = 0
+        self._linger_until: float | None = None
+        self._wire: HttpWire | None = None  # of the request that is being answered
+
+    # ---------------------------------------------------------------- the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.transport.set_write_buffer_limits(high=LOW_WATER_BYTES, low=LOW_WATER_BYTES)
+        self.address = self.client[0] if self.client else ""
+        self._since = self.loop.time()
+        gate = self.listener.gate
+        self.refusal = gate.enter(self.address, self._since, loopback=self.listener.loopback)
+        if self.refusal is not None and gate.crowded:
+            self.transport.abort()
+            return
+        self.listener.sweep.at(self, self._since + self._head_limit_s())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._phase = DONE
+        self.listener.gate.leave(self.address)
+        self.listener.sweep.forget(self)
+        self.pipeline.clear()
+        super().connection_lost(exc)
+        if self._wire is not None:
+            self._wire.drained()
+
+    def _head_limit_s(self) -> float:
+        return self.options.head_s if self.refusal is None else min(2.0, self.options.head_s)
+
+    # --------------------------------------------------------------------- deadlines
+
+    def check(self, now: float) -> float | None:
+        """Act on deadlines that have passed. Called by the sweep."""
+        if self.flow.write_paused or self.transport.is_closing():
+            return self._check_stall(now)
+        if self._phase is DONE:
+            if self._linger_until is None:
+                return now + self.options.keep_alive_s  # the last answer is still going out
+            if now >= self._linger_until:
+                self.transport.close()
+            return self._linger_until + LINGER_S
+        due = self._due(now)
+        if due > now:
+            return due
+        self._too_late()
+        return now + LINGER_S
+
+    def _due(self, now: float) -> float:
+        """When the present phase must be over."""
+        if self.flow.read_paused:  # we hold the client up, not the other way round
+            self._since, self._body_bytes = now, 0
+        if self._phase is HEAD:
+            return self._since + self._head_limit_s()
+        if self._phase is BODY:
+            earned = self._body_bytes / self.options.body_min_bytes_s
+            return self._since + self.options.body_s + earned
+        if self._running() is not None:
+            return now + self.options.keep_alive_s
+        return self._since + self.options.keep_alive_s
+
+    def _check_stall(self, now: float) -> float | None:
+        backlog = self.transport.get_write_buffer_size()
+        if self._stalled_since is None or backlog != self._stalled_bytes:
+            self._stalled_since, self._stalled_bytes = now, backlog
+        if now - self._stalled_since < self.options.write_stall_s:
+            return self._stalled_since + self.options.write_stall_s
+        self.listener.metrics.deadline("write")
+        self.transport.abort()
+        return None
+
+    def _too_late(self) -> None:
+        which = self._phase if self._phase is not IDLE else "keep_alive"
+        self.listener.metrics.deadline(which)
+        if self._phase is IDLE or self._head_bytes == 0:
+            self._phase = DONE
+            self.transport.close()
+            return
+        limit = self.options.head_s if self._phase is HEAD else self.options.body_s
+        self._refuse(408, BadRequest(f"request {which} not complete within {limit:g} s"))
+
+    # ----------------------------------------------------------------------- reading
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase is DONE:
+            return  # refused: read and dropped until the linger ends
+        if self._phase is HEAD:
+            self._head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data, upgrade)
+        except httptools.HttpParserError:
+            self._refuse(self._fault_status, self._fault or BadRequest("malformed http request"))
+        else:
+            if self._phase is HEAD and self._head_bytes > self.options.head_bytes:
+                self._refuse(431, self._over_head(self._head_bytes))
+
+    def _upgrade(self, data: bytes, upgrade: httptools.HttpParserUpgrade) -> None:
+        rest = data[upgrade.args[0] :] if upgrade.args else b""
+        if not self._should_upgrade():
+            # Another protocol was offered (h2c): answered as HTTP/1.1, once.
+            if self.cycle is not None:
+                self.cycle.keep_alive = False
+            return
+        if rest:
+            self._refuse(400, BadRequest("bytes after a websocket request, before its answer"))
+        elif self._running() is not None:
+            self._refuse(400, BadRequest("websocket request behind an unanswered one"))
+        else:
+            self.handle_websocket_upgrade()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection, and its place in the gate, to a WebSocket protocol."""
+        self._phase = DONE
+        self.listener.sweep.forget(self)
+        self.connections.discard(self)
+        head = [self.scope["method"].encode(), b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.headers:
+            head += [name, b": ", value, b"\r\n"]
+        head.append(b"\r\n")
+        protocol = WebSocketProtocol(self.listener, self.loop, self.address)
+        protocol.connection_made(self.transport)
+        protocol.data_received(b"".join(head))
+        self.transport.set_protocol(protocol)
+
+    # -------------------------------------------------------------- parser callbacks
+
+    def on_message_begin(self) -> None:
+        now = self.loop.time()
+        if self._phase is not HEAD:
+            self._phase, self._head_bytes, self._since = HEAD, 1, now
+            self.listener.sweep.at(self, now + self.options.head_s)
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > self.options.request_line_bytes:
+            self._fail(414, self._over("request line", len(self.url), "request_line_bytes"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= self.options.header_count:
+            self._fail(431, self._over("headers", len(self.headers) + 1, "header_count", ""))
+        if len(name) + len(value) + 4 > self.options.header_bytes:
+            self._fail(431, self._over("header", len(name) + len(value) + 4, "header_bytes"))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.refusal is not None:
+            self._fail(self.refusal.http_status, self.refusal)
+        self._check_head()
+        self.listener.freshen(self.loop.time())
+        before = self.cycle
+        wire = HttpWire(self)
+        self.scope["forebay.wire"] = wire  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+        if self.cycle is not before:
+            wire.cycle = self.cycle
+            if len(self.pipeline) == 0:
+                self._wire = wire
+        self._phase, self._since, self._body_bytes = BODY, self.loop.time(), 0
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._phase is BODY:
+            self._phase, self._since = IDLE, self.loop.time()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        now = self.loop.time()
+        if self._phase is IDLE:
+            self._since = now
+            self.listener.sweep.at(self, now + self.options.keep_alive_s)
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._wire = cycle.scope["forebay.wire"]  # type: ignore[typeddict-item]
+            self._start_asgi_task(cycle, app)
+
+    # ----------------------------------------------------------------- what is refused
+
+    def _check_head(self) -> None:
+        """Refuse a head that is legal to the parser but not to us."""
+        path, _, _ = self.url.partition(b"?")
+        if len(path) > self.options.path_bytes:
+            self._fail(414, self._over("path", len(path), "path_bytes"))
+        size = len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers)
+        if size > self.options.head_bytes:
+            self._fail(431, self._over_head(size))
+        method = self.parser.get_method().decode("ascii")
+        if method not in METHODS:
+            self._fail(501, BadRequest(f"method {method} is not served"))
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            self._fail(505, BadRequest("expected HTTP/1.0 or HTTP/1.1"))
+        self._check_target(method)
+        self._check_fields()
+        if len(self.pipeline) >= self.options.pipelined_requests:
+            self._fail(
+                400,
+                self._over("pipelined requests", len(self.pipeline) + 1, "pipelined_requests", ""),
+            )
+
+    def _check_target(self, method: str) -> None:
+        if self.url == b"*" and method == "OPTIONS":
+            self._fail(404, BadRequest("OPTIONS * is not served"))
+        if not self.url.startswith(b"/") or self.url.startswith(b"//"):
+            self._fail(400, BadRequest("expected a request target that begins with one slash"))
+        if b"#" in self.url or any(byte <= 0x20 or byte >= 0x7F for byte in self.url):
+            self._fail(400, BadRequest("request target has characters that must be escaped"))
+        decoded = urllib.parse.unquote_to_bytes(self.url.partition(b"?")[0])
+        if any(byte < 0x20 or byte == 0x7F for byte in decoded) or b"\\" in decoded:
+            self._fail(400, BadRequest("path contains a control character or backslash"))
+        if b".." in decoded.split(b"/") or b"..;" in decoded:
+            self._fail(400, BadRequest("path climbs out of its root"))
+        try:
+            decoded.decode("utf-8")
+        except UnicodeDecodeError:
+            self._fail(400, BadRequest("path is not utf-8"))
+
+    def _check_fields(self) -> None:
+        """Host exactly once and well formed; framing headers beyond doubt."""
+        fields: dict[bytes, list[bytes]] = {}
+        for name, value in self.headers:
+            fields.setdefault(name, []).append(value)
+        hosts = fields.get(b"host", [])
+        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            self._fail(400, BadRequest(f"read {len(hosts)} host headers, expected one"))
+        if hosts and HOST.fullmatch(hosts[0]) is None:
+            self._fail(400, BadRequest("host header is malformed"))
+        coding = fields.get(b"transfer-encoding", [])
+        if coding:
+            self._check_coding(coding, b"content-length" in fields)
+        lengths = fields.get(b"content-length", [])
+        if len(lengths) > 1 or (lengths and not lengths[0].isdigit()):
+            self._fail(400, BadRequest("content-length is not one decimal number"))
+        for name in (b"content-type", b"authorization", b"origin", b"upgrade"):
+            if len(fields.get(name, ())) > 1:
+                self._fail(400, BadRequest(f"{name.decode()} header appears more than once"))
+        if self._should_upgrade() and (coding or lengths not in ([], [b"0"])):
+            self._fail(400, BadRequest("websocket request with a body"))
+
+    def _check_coding(self, coding: list[bytes], with_length: bool) -> None:
+        if with_length or self.parser.get_http_version() != "1.1":
+            self._fail(400, BadRequest("transfer-encoding does not go with this request"))
+        if [value.strip().lower() for value in coding] != [b"chunked"]:
+            self._fail(501, BadRequest("expected transfer-encoding chunked, once"))
+
+    def _over(self, what: str, size: int, name: str, unit: str = " bytes") -> TooLarge:
+        limit = getattr(self.options, name)
+        return TooLarge(f"read {size}{unit} of {what}, expected no more than {limit}")
+
+    def _over_head(self, size: int) -> TooLarge:
+        return self._over("request head", size, "head_bytes")
+
+    def _fail(self, status: int, error: ForebayError) -> None:
+        """Stop the parser with ``error``, from inside one of its callbacks."""
+        self._fault, self._fault_status = error, status
+        raise error
+
+    def _refuse(self, status: int, error: ForebayError) -> None:
+        """Answer with ``error`` and read nothing more.
+
+        While an earlier request is still being answered, only its answer goes out and the
+        connection ends after it. A request whose own body is at fault is disconnected."""
+        whole, self._phase = self._phase is not BODY, DONE
+        log.info("request.refused", status=status, code=error.code, reason=error.message)
+        running = self._running()
+        if running is None:
+            self._answer(status, error)
+            return
+        self.pipeline.clear()
+        running.keep_alive = False
+        if whole or running is not self.cycle:
+            return
+        running.disconnected = True
+        running.message_event.set()
+        if running.response_started:
+            self.transport.abort()
+        else:
+            self._answer(status, error)
+
+    def _running(self) -> RequestResponseCycle | None:
+        """The cycle whose answer is not complete, the oldest one."""
+        if self._wire is None or self._wire.cycle.response_complete:
+            return None
+        cycle: RequestResponseCycle = self._wire.cycle
+        return cycle
+
+    def _answer(self, status: int, error: ForebayError) -> None:
+        """Write the refusal and close once it has left, without resetting what still comes."""
+        self.transport.write(raw_error(status, error, new_request_id()))
+        self._linger_until = self.loop.time() + LINGER_S
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.listener.sweep.at(self, self._linger_until)
+        else:
+            self.transport.close()
+
+    # ---------------------------------------------------------------- flow of writing
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled_since = None
+        self.listener.sweep.at(self, self.loop.time() + self.options.write_stall_s / 2)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._wire is not None:
+            self._wire.drained()

@@ -1,0 +1,73 @@
+"""One timer for every deadline of every connection.
+
+A connection says when it next wants to be looked at; the sweep keeps it in the bucket of
+that moment and calls its `check` then. A thousand idle connections cost a thousand calls in
+twenty seconds, and nothing runs while there are none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Protocol
+
+__all__ = ["Sweep", "Swept"]
+
+
+class Swept(Protocol):
+    """Something with deadlines. `slot` belongs to the sweep."""
+
+    slot: int | None
+
+    def check(self, now: float) -> float | None:
+        """Act on what is due; return when to look again, None for never. Must not raise."""
+
+
+class Sweep:
+    """Calls `check` on each entry, never early and at most ``grain_s`` late."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, grain_s: float) -> None:
+        self._loop = loop
+        self._grain_s = grain_s
+        self._slots: dict[int, list[Swept]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def at(self, entry: Swept, when: float) -> None:
+        """Look at ``entry`` at ``when`` at the latest. A later time than one already set
+        changes nothing: `check` finds out by itself."""
+        slot = math.ceil(when / self._grain_s)
+        if entry.slot is not None and entry.slot <= slot:
+            return
+        entry.slot = slot
+        self._slots.setdefault(slot, []).append(entry)
+        if self._timer is None:
+            self._arm()
+
+    def forget(self, entry: Swept) -> None:
+        """Never call ``entry`` again. What its bucket still holds of it is skipped."""
+        entry.slot = None
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._slots.clear()
+
+    def _arm(self) -> None:
+        turn = math.floor(self._loop.time() / self._grain_s) + 1
+        self._timer = self._loop.call_at(turn * self._grain_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._loop.time() + 0.001  # loop clocks round to a millisecond
+        turn = math.floor(now / self._grain_s)
+        for slot in [slot for slot in self._slots if slot <= turn]:
+            for entry in self._slots.pop(slot):
+                if entry.slot != slot:
+                    continue  # moved to an earlier bucket, or forgotten
+                entry.slot = None
+                again = entry.check(now)
+                if again is not None:
+                    self.at(entry, max(again, now))
+        if self._slots:
+            self._arm()

@@ -1,0 +1,273 @@
+"""Three implementations of `gateway.wire.Wire`: WebSocket, chunked HTTP, plain ASGI.
+
+The first two write straight to the transport: no task, no event object, no copy beyond the
+frame header. They live in ``scope["forebay.wire"]``. The third stands in where a server
+other than ours runs the application (stock uvicorn, a test client).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from forebay.gateway.responses import Send
+from forebay.gateway.wire import LOW_WATER_BYTES
+
+if TYPE_CHECKING:
+    from forebay.gateway.http_protocol import HttpProtocol
+    from forebay.gateway.ws_protocol import WebSocketProtocol
+
+__all__ = ["AsgiWire", "HttpWire", "WebSocketWire", "asgi_wire", "frame_header", "short_reason"]
+
+TEXT, BINARY = 0x81, 0x82  # final frame, opcode
+JOIN_BYTES = 16 * 1024  # above it header and payload are handed over as two buffers
+_MEDIUM = struct.Struct("!BBH").pack
+_LONG = struct.Struct("!BBQ").pack
+
+Drained = Callable[[], None]
+
+
+def frame_header(first: int, size: int) -> bytes:
+    """The header of one unmasked, unfragmented frame of ``size`` payload bytes."""
+    if size < 126:
+        return bytes((first, size))
+    if size < 65536:
+        return _MEDIUM(first, 126, size)
+    return _LONG(first, 127, size)
+
+
+def short_reason(reason: str) -> str:
+    """``reason`` cut to the 123 bytes a close frame can carry, at a whole character."""
+    return reason.encode("utf-8", "replace")[:123].decode("utf-8", "ignore")
+
+
+class WebSocketWire:
+    """One accepted WebSocket. Sending before the accept is a mistake and raises."""
+
+    __slots__ = ("_drained", "_p")
+
+    def __init__(self, protocol: WebSocketProtocol) -> None:
+        self._p = protocol
+        self._drained: Drained | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._p.gone
+
+    def send(self, data: str | bytes) -> None:
+        protocol = self._p
+        if protocol.gone:
+            return
+        if not protocol.handshake_complete:
+            raise RuntimeError("sent to a websocket that was not accepted yet")
+        if isinstance(data, str):
+            payload = data.encode("utf-8", "replace")
+            header = frame_header(TEXT, len(payload))
+        else:
+            payload = data
+            header = frame_header(BINARY, len(payload))
+        if len(payload) < JOIN_BYTES:
+            protocol.transport.write(header + payload)
+        else:
+            protocol.transport.writelines((header, payload))
+
+    def backlog(self) -> int:
+        return 0 if self._p.disconnected else self._p.transport.get_write_buffer_size()
+
+    def on_drain(self, callback: Drained) -> None:
+        if self._p.writable.is_set():
+            self._p.loop.call_soon(callback)
+        else:
+            self._drained = callback
+
+    def drained(self) -> None:
+        """The transport's buffer is at the low-water mark again. Called by the protocol."""
+        callback, self._drained = self._drained, None
+        if callback is not None:
+            callback()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self._p.begin_close(code, short_reason(reason))
+
+
+class HttpWire:
+    """One response body. Sending before its headers is a mistake and raises.
+
+    Meant for chunked bodies; on a body with a fixed length the bytes go out as they are.
+    """
+
+    __slots__ = ("_drained", "_p", "cycle")
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        self._p = protocol
+        self._drained: Drained | None = None
+        self.cycle: Any = None  # uvicorn's RequestResponseCycle
+
+    @property
+    def closed(self) -> bool:
+        cycle = self.cycle
+        return cycle.disconnected or cycle.response_complete or self._p.transport.is_closing()
+
+    def send(self, data: str | bytes) -> None:
+        if self.closed or not data:
+            return
+        cycle = self.cycle
+        if not cycle.response_started:
+            raise RuntimeError("sent a body before the response was started")
+        body = data.encode("utf-8", "replace") if isinstance(data, str) else data
+        if cycle.scope["method"] == "HEAD":
+            return
+        if cycle.chunked_encoding:
+            self._p.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        elif len(body) > cycle.expected_content_length:
+            raise RuntimeError("sent a longer body than content-length says")
+        else:
+            cycle.expected_content_length -= len(body)
+            self._p.transport.write(body)
+
+    def backlog(self) -> int:
+        return 0 if self.cycle.disconnected else self._p.transport.get_write_buffer_size()
+
+    def on_drain(self, callback: Drained) -> None:
+        if self._p.flow.write_paused:
+            self._drained = callback
+        else:
+            self._p.loop.call_soon(callback)
+
+    def drained(self) -> None:
+        """As `WebSocketWire.drained`."""
+        callback, self._drained = self._drained, None
+        if callback is not None:
+            callback()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        cycle = self.cycle
+        if self.closed:
+            return
+        if not cycle.response_started:
+            raise RuntimeError("ended a response before it was started")
+        if cycle.chunked_encoding and cycle.scope["method"] != "HEAD":
+            self._p.transport.write(b"0\r\n\r\n")
+        elif cycle.expected_content_length:
+            self._p.transport.abort()  # a body that was cut must not look whole
+            return
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self._p.transport.close()
+        cycle.on_response()
+
+    def cut(self) -> None:
+        """End without the last chunk, so that the client sees a broken body."""
+        if not self.closed:
+            self._p.transport.abort()
+
+
+class AsgiWire:
+    """A bounded queue in front of a plain ASGI ``send``. Open it with `asgi_wire`.
+
+    What stands in the queue is its backlog; a writer that ignores `backlog` past
+    ``bound_bytes`` finds the wire closed (1013) and the rest dropped.
+    """
+
+    def __init__(self, send: Send, *, websocket: bool, bound_bytes: int) -> None:
+        self._send = send
+        self._websocket = websocket
+        self._bound_bytes = bound_bytes
+        self._queue: deque[tuple[MutableMapping[str, Any] | None, int]] = deque()
+        self._bytes = 0
+        self._ready = asyncio.Event()
+        self._drained: Drained | None = None
+        self._ended = False
+
+    @property
+    def closed(self) -> bool:
+        return self._ended
+
+    def send(self, data: str | bytes) -> None:
+        if self._ended:
+            return
+        if self._bytes + len(data) > self._bound_bytes and self._queue:
+            self.close(1013, f"{self._bytes} bytes unsent")
+            return
+        message: dict[str, Any]
+        if not self._websocket:
+            body = data.encode("utf-8", "replace") if isinstance(data, str) else data
+            message = {"type": "http.response.body", "body": body, "more_body": True}
+        else:
+            field = "text" if isinstance(data, str) else "bytes"
+            message = {"type": "websocket.send", field: data}
+        self._put(message, len(data))
+
+    def backlog(self) -> int:
+        return self._bytes
+
+    def on_drain(self, callback: Drained) -> None:
+        self._drained = callback
+        if self._bytes <= LOW_WATER_BYTES:
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        if self._ended:
+            return
+        self._ended = True
+        close: dict[str, Any]
+        if self._websocket:
+            close = {"type": "websocket.close", "code": code, "reason": short_reason(reason)}
+        else:
+            close = {"type": "http.response.body", "body": b"", "more_body": False}
+        self._put(close, 0)
+
+    def _put(self, message: MutableMapping[str, Any] | None, size: int) -> None:
+        self._queue.append((message, size))
+        self._bytes += size
+        self._ready.set()
+
+    def _tell(self) -> None:
+        callback, self._drained = self._drained, None
+        if callback is not None:
+            callback()
+
+    async def run(self) -> None:
+        """Send what is queued, in order, until `finish` is reached. OSError of the server's
+        ``send`` (the client has gone) ends it sooner and closes the wire."""
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            while self._queue:
+                message, size = self._queue.popleft()
+                if message is None:
+                    return
+                try:
+                    await self._send(message)
+                except OSError:
+                    self._ended = True
+                    self._queue.clear()
+                    self._bytes = 0
+                    return
+                self._bytes -= size
+                if self._drained is not None and self._bytes <= LOW_WATER_BYTES:
+                    self._tell()
+
+    def finish(self) -> None:
+        """`run` returns after everything queued so far."""
+        self._put(None, 0)
+
+
+@asynccontextmanager
+async def asgi_wire(send: Send, *, websocket: bool, bound_bytes: int) -> AsyncIterator[AsgiWire]:
+    """An `AsgiWire` and the task that empties it. Leaving waits until what is queued has
+    been sent; leaving by an exception drops it."""
+    wire = AsgiWire(send, websocket=websocket, bound_bytes=bound_bytes)
+    pump = asyncio.create_task(wire.run())
+    try:
+        yield wire
+        wire.finish()
+        await pump
+    finally:
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)

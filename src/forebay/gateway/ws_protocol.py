@@ -1,0 +1,387 @@
+"""WebSocket on one connection: uvicorn's sans-I/O protocol, made bounded and quiet.
+
+The codec is the websockets library's. Added: the wire in the ASGI scope, which writes
+frames straight to the transport; at most a few messages decoded ahead of the application;
+frames before an error still delivered; pongs that cannot pile up; one shared sweep instead
+of two timers per connection; a close that ends even when the peer never answers.
+
+Leans on internals of uvicorn 0.50-0.59: `conn`, `queue`, `writable`, `handle_*` callbacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import OPEN
+
+from forebay.gateway.wire import LOW_WATER_BYTES
+from forebay.gateway.wires import WebSocketWire
+
+if TYPE_CHECKING:
+    from forebay.gateway.server import Listener
+
+__all__ = ["WebSocketProtocol"]
+
+log = structlog.get_logger(__name__)
+
+MESSAGES_AHEAD = 16
+"""Decoded messages waiting for the application; beyond it bytes stay undecoded."""
+SLICE_BYTES = 4096
+"""Bytes decoded at a time, so that a read full of tiny frames cannot become 30,000 objects."""
+PING = b"forebay"
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """One WebSocket of one `Listener`, from its handshake on."""
+
+    def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop, address: str) -> None:
+        super().__init__(
+            config=listener.config,
+            server_state=listener.state,
+            app_state=listener.app_state,
+            _loop=loop,
+        )
+        self.logger = listener.quiet
+        self.conn.logger = listener.quiet
+        self.conn.debug = False
+        self.listener = listener
+        self.options = listener.options
+        self.address = address
+        self.slot: int | None = None
+        self.wire = WebSocketWire(self)
+        self._undecoded = bytearray()
+        self._fragments = bytearray()
+        self._made = 0.0
+        self._heard = 0.0
+        self._pinged = -1.0
+        self._closing_since: float | None = None
+        self._close_code = 1006  # what the application is told if nobody says more
+        self._told = False
+        self._pong: bytes | None = None
+        self._stalled_since: float | None = None
+        self._stalled_bytes = 0
+
+    @property
+    def gone(self) -> bool:
+        """True once nothing more can be sent."""
+        return self.disconnected or self.close_sent or self.conn.state is not OPEN
+
+    # ---------------------------------------------------------------- the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=LOW_WATER_BYTES, low=LOW_WATER_BYTES)
+        self._made = self._heard = self.loop.time()
+        self.listener.gate.websockets += 1
+        self.listener.sweep.at(self, self._made + self.options.handshake_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.listener.gate.websockets -= 1
+        self.listener.gate.leave(self.address)
+        self.listener.sweep.forget(self)
+        self.connections.discard(self)
+        if exc is None:
+            self._decode(limit=None)  # what was read is delivered before the end is
+        self._tell_end()
+        self._undecoded.clear()
+        self.handshake_complete = True
+        self.disconnected = True
+        self.writable.set()
+        self.wire.drained()
+        self.transport.close()
+
+    def _tell_end(self, reason: str = "") -> None:
+        """The application hears of the end once, after every message."""
+        if not self._told:
+            self._told = True
+            self.queue.put_nowait(
+                {"type": "websocket.disconnect", "code": self._close_code, "reason": reason}
+            )
+
+    # --------------------------------------------------------------------- deadlines
+
+    def check(self, now: float) -> float | None:
+        """Ping, give up a silent peer, end a close that takes too long. By the sweep."""
+        if self.transport.is_closing() or self._closing_since is not None:
+            return self._check_closing(now)
+        if not self.handshake_complete:
+            if now < self._made + self.options.handshake_s:
+                return self._made + self.options.handshake_s
+            self.listener.metrics.deadline("handshake")
+            self.transport.abort()
+            return None
+        if not self.writable.is_set():
+            return self._check_stall(now)
+        if self.read_paused:
+            self._heard = now  # we are not listening: silence says nothing
+        ping_s, pong_s = self.listener.ping_s, self.listener.pong_s
+        silent = now - self._heard
+        if silent >= ping_s + pong_s:
+            self.listener.metrics.deadline("pong")
+            self._fail(1011, "no answer to a ping")
+            return now + self.options.close_s
+        if silent >= ping_s:
+            if self._pinged < self._heard:
+                self._pinged = now
+                self.conn.send_ping(PING)
+                self._flush()
+            return self._heard + ping_s + pong_s
+        return self._heard + ping_s
+
+    def _check_closing(self, now: float) -> float | None:
+        if self._closing_since is None:
+            self._closing_since = now
+        waited = now - self._closing_since
+        if waited >= 2 * self.options.close_s:
+            self.transport.abort()
+            return None
+        if waited >= self.options.close_s:
+            self.transport.close()
+            return self._closing_since + 2 * self.options.close_s
+        return self._closing_since + self.options.close_s
+
+    def _check_stall(self, now: float) -> float | None:
+        backlog = self.transport.get_write_buffer_size()
+        if self._stalled_since is None or backlog != self._stalled_bytes:
+            self._stalled_since, self._stalled_bytes = now, backlog
+        if now - self._stalled_since < self.options.write_stall_s:
+            return self._stalled_since + self.options.write_stall_s
+        self.listener.metrics.deadline("write")
+        self.transport.abort()
+        return None
+
+    # ----------------------------------------------------------------------- reading
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self.loop.time()
+        if self.handshake_initiated and not self.handshake_complete:
+            self.listener.metrics.refuse("early_frames")
+            self.transport.abort()
+            return
+        self._undecoded += data
+        self._decode(limit=MESSAGES_AHEAD)
+
+    def _decode(self, limit: int | None) -> None:
+        """Decode until ``limit`` messages wait; then stop reading from the socket."""
+        while self._undecoded and self.conn.parser_exc is None:
+            if limit is not None and self.queue.qsize() >= limit:
+                break
+            part = bytes(self._undecoded[:SLICE_BYTES])
+            del self._undecoded[:SLICE_BYTES]
+            self.conn.receive_data(part)
+            self.handle_events()
+        if self.conn.parser_exc is not None:
+            self._undecoded.clear()
+            self.handle_parser_exception()
+        elif not self.queue.empty() and self.handshake_complete and not self.close_sent:
+            self._pause_reading()
+
+    def _pause_reading(self) -> None:
+        if not self.read_paused and not self.transport.is_closing():
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self.read_paused and not self.transport.is_closing():
+            self.read_paused = False
+            self._heard = self.loop.time()
+            self.transport.resume_reading()
+
+    async def receive(self) -> Any:
+        """The next event. Cancelling loses nothing."""
+        message = await self.queue.get()
+        if self.queue.empty() and not self.disconnected:
+            self._decode(limit=MESSAGES_AHEAD)
+            if self.queue.empty():
+                self._resume_reading()
+        return message
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.handshake_complete:
+            return  # refused by the codec: no key, wrong version
+        scope: Any = self.scope
+        scope["forebay.wire"] = self.wire
+
+    def handle_cont(self, event: Frame) -> None:
+        self._part(event)
+
+    def handle_text(self, event: Frame) -> None:
+        self.curr_msg_data_type = "text"
+        self._part(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        self.curr_msg_data_type = "bytes"
+        self._part(event)
+
+    def _part(self, event: Frame) -> None:
+        """Collect fragments in one buffer: an empty one then costs nothing."""
+        if not event.fin or self._fragments:
+            self._fragments += event.data
+        if not event.fin:
+            return
+        data = bytes(self._fragments) if self._fragments else bytes(event.data)
+        self._fragments.clear()
+        if self.close_sent:
+            return
+        if self.curr_msg_data_type == "bytes":
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+            return
+        try:
+            self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+        except UnicodeDecodeError as error:
+            self._undecoded.clear()
+            self._fail(1007, f"{error.reason} at position {error.start}")
+
+    def handle_ping(self) -> None:
+        """Pong now, or only to the newest ping once a peer that does not read has read."""
+        pongs = self.conn.data_to_send()
+        if not pongs:
+            return
+        if self.writable.is_set():
+            self.transport.write(b"".join(pongs))
+        else:
+            self._pong = pongs[-1]
+
+    def handle_pong(self, event: Frame) -> None:
+        """Nothing to do: whatever arrives proves the peer alive."""
+
+    def handle_close(self, event: Frame) -> None:
+        received = self.conn.close_rcvd
+        if not self.close_sent:
+            self.close_sent = True
+            self._flush()
+            if received is not None:
+                self._close_code = received.code
+            self._tell_end(received.reason if received is not None else "")
+        self._end_transport()
+
+    def handle_parser_exception(self) -> None:
+        """The codec has already framed what to say (1002, 1007, 1009, or an HTTP error)."""
+        sent = self.conn.close_sent
+        self.listener.metrics.refuse("malformed_websocket")
+        self._close_code = sent.code if sent is not None else 1006
+        self.close_sent = True
+        self._flush()
+        self._tell_end(sent.reason if sent is not None else "")
+        self._end_transport()
+
+    def handle_events(self) -> None:
+        for event in self.conn.events_received():
+            if isinstance(event, Request):
+                self.handle_connect(event)
+            elif not isinstance(event, Frame):
+                continue
+            elif event.opcode is Opcode.CLOSE:
+                self.handle_close(event)
+            else:
+                self._HANDLERS[event.opcode](self, event)
+
+    _HANDLERS = {
+        Opcode.CONT: handle_cont,
+        Opcode.TEXT: handle_text,
+        Opcode.BINARY: handle_bytes,
+        Opcode.PING: lambda self, _event: self.handle_ping(),
+        Opcode.PONG: handle_pong,
+    }
+
+    # ----------------------------------------------------------------------- writing
+
+    def begin_close(self, code: int, reason: str) -> None:
+        """Say goodbye after everything sent; the peer has `close_s` to answer."""
+        if self.gone or not self.handshake_complete:
+            return
+        self.conn.send_close(code, reason)
+        self.close_sent = True
+        self._close_code = code
+        self._undecoded.clear()
+        self._flush()
+        self._tell_end(reason)
+        self._resume_reading()
+        self._closing_since = self.loop.time()
+        self.listener.sweep.at(self, self._closing_since + self.options.close_s)
+
+    def _fail(self, code: int, reason: str) -> None:
+        """End without waiting for the peer: it is dead, or broke the protocol."""
+        if not self.gone:
+            self.conn.fail(code, reason)
+        self.close_sent = True
+        self._close_code = code
+        self._flush()
+        self._tell_end(reason)
+        self._end_transport()
+
+    def _end_transport(self) -> None:
+        if self._closing_since is None:
+            self._closing_since = self.loop.time()
+            self.listener.sweep.at(self, self._closing_since + self.options.close_s)
+        self.transport.close()
+
+    def _flush(self) -> None:
+        output = b"".join(self.conn.data_to_send())
+        if output and not self.transport.is_closing():
+            self.transport.write(output)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled_since = None
+        self.listener.sweep.at(self, self.loop.time() + self.options.write_stall_s / 2)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        pong, self._pong = self._pong, None
+        if pong is not None and not self.gone:
+            self.transport.write(pong)
+        self.wire.drained()
+
+    def start_keepalive(self) -> None:
+        """Called by the base class at the accept: from here on the sweep pings."""
+        self._heard = self.loop.time()
+        self.listener.sweep.at(self, self._heard + self.listener.ping_s)
+
+    def stop_keepalive(self) -> None:
+        """The base class's timers are not used."""
+
+    def shutdown(self) -> None:
+        """End now with 1012, as a server that restarts does."""
+        if not self.handshake_complete:
+            self.send_500_response()
+            self.transport.close()
+        else:
+            self.begin_close(1012, "server is shutting down")
+
+    async def send(self, message: Any) -> None:
+        """ASGI send: the slow road to the wire, which waits while the peer does not read."""
+        kind = message["type"]
+        if self.handshake_complete and kind == "websocket.send":
+            await self.writable.wait()
+            if self.gone:
+                raise ClientDisconnected
+            text = message.get("text")
+            self.wire.send(message["bytes"] if text is None else text)
+        elif self.handshake_complete and kind == "websocket.close":
+            self.begin_close(message.get("code", 1000), message.get("reason") or "")
+        else:
+            await super().send(message)
+
+    async def run_asgi(self) -> None:
+        """Run the application; whatever it does, the connection ends after it."""
+        code = 1000
+        try:
+            await self.app(self.scope, self.receive, self.send)
+        except ClientDisconnected:
+            log.debug("websocket.left_by_peer")
+        except Exception as error:  # noqa: BLE001 - the supervised boundary of one connection
+            code = 1011
+            log.error("websocket.failed", error=type(error).__name__)
+        if not self.handshake_complete and not self.disconnected:
+            self.send_500_response()
+            self.transport.close()
+        elif not self.close_sent:
+            self.begin_close(code, "")

@@ -56,7 +56,11 @@ UNSPACED = re.compile(
 # ------------------------------------------------------------------- grapheme clusters
 
 ZWJ = "\u200d"
-PREPEND = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\u0d4e")
+PREPEND = frozenset(
+    "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\u0d4e"
+    "\U000110bd\U000110cd\U000111c2\U000111c3\U000113d1\U0001193f\U00011941\U00011a3a"
+    "\U00011a84\U00011a85\U00011a86\U00011a87\U00011a88\U00011a89\U00011d46\U00011f02"
+)
 SPACING_LETTERS = frozenset("\u0e33\u0eb3\uff9e\uff9f")  # letters that count as marks
 
 
@@ -75,13 +79,7 @@ def _joins_back(char: str) -> bool:
 @lru_cache(maxsize=4096)
 def _joins_on(char: str) -> bool:
     """Never ends a cluster: the joiner, prefixed signs, a virama (its conjunct goes on)."""
-    code = ord(char)
-    return (
-        char == ZWJ
-        or char in PREPEND
-        or code in (0x110BD, 0x110CD)
-        or unicodedata.combining(char) == 9
-    )
+    return char == ZWJ or char in PREPEND or unicodedata.combining(char) == 9
 
 
 def _hangul(char: str) -> str:
@@ -127,16 +125,16 @@ def is_cluster_break(text: str, at: int) -> bool:
         return not (before == "\r" and after == "\n")
     if _is_flag(before) and _is_flag(after):
         return _flags_before(text, at) % 2 == 0
-    # A virama may be followed by further marks before the consonant it joins.
-    if unicodedata.category(before) == "Mn" and _conjunct_open(text, at):
+    if _conjunct_open(text, at):
         return False
     return _hangul(after) not in HANGUL_JOINS.get(_hangul(before), ())
 
 
 def _conjunct_open(text: str, at: int) -> bool:
-    while at and unicodedata.category(text[at - 1]) == "Mn":
+    """Whether the marks right before ``at`` hold a virama or joiner that goes on past them."""
+    while at and _joins_back(text[at - 1]):
         at -= 1
-        if unicodedata.combining(text[at]) == 9:
+        if _joins_on(text[at]):
             return True
     return False
 

@@ -33,10 +33,10 @@ from forebay.broker import (
 from forebay.core.events import Ended, OutputEvent
 from forebay.core.kinds import Row
 from forebay.errors import ForebayError
-from forebay.gateway.reader import Encode, Frame, Pacing, Reader
+from forebay.gateway.reader import AudioPace, Encode, Frame, Pacing, Reader
 from forebay.gateway.wire import Wire
 
-__all__ = ["DELIVERED_EVERY_S", "Encode", "Frame", "Hub", "Pacing", "Reader"]
+__all__ = ["DELIVERED_EVERY_S", "AudioPace", "Encode", "Frame", "Hub", "Pacing", "Reader"]
 
 DELIVERED_EVERY_S = 0.25
 """Delivered positions are reported in one batch, at most this often, only when they moved."""

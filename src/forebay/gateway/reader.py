@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from forebay.broker import GatewayPush, OutputPush
-from forebay.core.events import Ended, OutputEvent, size_of
+from forebay.core.events import Audio, Ended, OutputEvent, size_of
+from forebay.core.flush import Cursor, Pace
 from forebay.core.kinds import Row
 from forebay.errors import ForebayError, StateLost
 from forebay.gateway.wire import LOW_WATER_BYTES, Wire
@@ -21,7 +22,7 @@ from forebay.gateway.wire import LOW_WATER_BYTES, Wire
 if TYPE_CHECKING:
     from forebay.gateway.hub import Hub
 
-__all__ = ["HOLD_BYTES", "HOLD_EVENTS", "Encode", "Frame", "Pacing", "Reader"]
+__all__ = ["HOLD_BYTES", "HOLD_EVENTS", "AudioPace", "Encode", "Frame", "Pacing", "Reader"]
 
 HOLD_BYTES = 256 * 1024
 """A reader that is behind holds at most this much (or one event); the rest stays in the broker."""
@@ -44,14 +45,32 @@ class Pacing(Protocol):
         """``event`` has been handed to the wire."""
 
 
+class AudioPace:
+    """`core.flush.Pace` for audio events. ``rate``: sample frames per second of the job."""
+
+    __slots__ = ("_pace", "_rate")
+
+    def __init__(self, ahead_s: float | None, rate: int) -> None:
+        self._pace = Pace(ahead_s)
+        self._rate = rate
+
+    def due(self, event: OutputEvent, now: float) -> float:
+        if not isinstance(event, Audio) or self._pace.allow(event.frames / self._rate, now):
+            return now
+        return now if self._pace.deadline is None else self._pace.deadline
+
+    def sent(self, event: OutputEvent, now: float) -> None:
+        if isinstance(event, Audio):
+            self._pace.sent(event.frames / self._rate, now)
+
+
 class Reader:
     """Where one client is in one job's output. Read `cursor`; call `close`."""
 
     __slots__ = (
-        "_arrivals",
+        "_at",
         "_encode",
         "_epoch",
-        "_head",
         "_held",
         "_held_bytes",
         "_hub",
@@ -61,16 +80,13 @@ class Reader:
         "_on_reset",
         "_on_sent",
         "_on_slow",
-        "_opened_at",
         "_pace",
-        "_paced_until",
         "_pulling",
         "_pumping",
         "_row",
         "_share",
         "_timer",
         "closed",
-        "cursor",
         "job",
         "wire",
     )
@@ -98,7 +114,6 @@ class Reader:
         self.job = job
         self.wire = wire
         self.closed = False
-        self.cursor = after or 0
         self._epoch = epoch
         self._mark = mark
         self._encode = encode
@@ -110,12 +125,9 @@ class Reader:
         self._on_push = on_push
         self._on_sent = on_sent
         self._share = share
-        self._held: deque[tuple[OutputEvent, float]] = deque()
+        self._held: deque[OutputEvent] = deque()
         self._held_bytes = 0
-        self._head = 0  # newest offset heard of; above the last one held: pull
-        self._arrivals: deque[tuple[int, float]] = deque()  # heads heard of, not held
-        self._opened_at = 0.0
-        self._paced_until = 0.0  # the pace last let an event go at this time
+        self._at = self._cursor_at(after or 0)
         self._pulling: asyncio.Task[None] | None = None
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -124,8 +136,16 @@ class Reader:
 
     def start(self) -> None:
         """Read what is already there. Until that has come back, pushes only raise the head."""
-        self._opened_at = self._hub.clock()
         self._pull()
+
+    def _cursor_at(self, offset: int) -> Cursor:
+        now = self._hub.clock()
+        return Cursor(offset, offset, now=now, slow_s=self._row.slow_reader_s)
+
+    @property
+    def cursor(self) -> int:
+        """The last offset handed to the wire."""
+        return self._at.offset
 
     def close(self) -> None:
         """Stop reading; no callback follows. Idempotent."""
@@ -152,35 +172,20 @@ class Reader:
         if push.epoch != self._epoch:
             self._reset(StateLost(f"the output of job {self.job} was lost by the store"))
             return
-        now = self._hub.clock()
+        first, last = push.events[0].offset, push.events[-1].offset
+        self._at.arrived(first, last, self._hub.clock())
         if self._pulling is None:
             for event in push.events:
-                if event.offset > self._tail and not self._hold(event, now):
+                if event.offset > self._tail and not self._hold(event):
                     break
-        newest = push.events[-1].offset
-        if newest > self._head:
-            self._head = newest
-            if newest > self._tail:
-                self._note_arrival(newest, now)
         self.pump(shared)
-
-    def _note_arrival(self, offset: int, now: float) -> None:
-        """Remember when what is neither sent nor held came, for the slow rule."""
-        if len(self._arrivals) >= HOLD_EVENTS:
-            self._arrivals.pop()  # the youngest is judged too young rather than too old
-        self._arrivals.append((offset, now))
-
-    def _arrived(self, offset: int) -> float:
-        while self._arrivals and self._arrivals[0][0] < offset:
-            self._arrivals.popleft()
-        return self._arrivals[0][1] if self._arrivals else self._opened_at
 
     @property
     def _tail(self) -> int:
         """The last offset sent or held."""
-        return self._held[-1][0].offset if self._held else self.cursor
+        return self._held[-1].offset if self._held else self._at.offset
 
-    def _hold(self, event: OutputEvent, since: float) -> bool:
+    def _hold(self, event: OutputEvent) -> bool:
         """Take ``event`` if it is the next one and there is room."""
         if event.offset != self._tail + 1:
             return False
@@ -188,7 +193,7 @@ class Reader:
         full = len(self._held) >= HOLD_EVENTS or self._held_bytes + size > HOLD_BYTES
         if full and self._held:
             return False
-        self._held.append((event, since))
+        self._held.append(event)
         self._held_bytes += size
         return True
 
@@ -200,46 +205,54 @@ class Reader:
             return  # a callback of ours closed or fed us; the outer call goes on
         self._pumping = True
         try:
-            self._cancel_timer()
-            while self._held and not self.closed:
-                if not self._may_send():
-                    return
-                self._send(shared)
-            if not self.closed and self._pulling is None and self._head > self.cursor:
-                self._pull()
+            self._send_held(shared)
+        except Exception as error:  # noqa: BLE001 - the supervised boundary of one reader
+            log.error("reader.failed", job=self.job, error=type(error).__name__)
+            if not self.closed:
+                self._reset(ForebayError("writing the output failed inside the gateway"))
         finally:
             self._pumping = False
 
+    def _send_held(self, shared: Shared | None) -> None:
+        self._cancel_timer()
+        while self._held and not self.closed:
+            if not self._may_send():
+                return
+            self._send(shared)
+        if not self.closed and self._pulling is None and not self._at.live:
+            self._pull()
+
     def _may_send(self) -> bool:
-        event, since = self._held[0]
-        now = self._hub.clock()
         if self.wire.closed:
             return False  # whoever owns the wire hears of it and closes this reader
+        now = self._hub.clock()
         if self.wire.backlog() > LOW_WATER_BYTES:
-            self._blocked(max(since, self._paced_until) + self._row.slow_reader_s, now)
+            self._blocked(now)
             return False
         if self._pace is not None:
-            due = self._pace.due(event, now)
+            due = self._pace.due(self._held[0], now)
             if due > now:
-                self._paced_until = due
+                self._at.hold(due)
                 self._timer = self._hub.call_at(due, self.pump)
                 return False
         return True
 
-    def _blocked(self, slow_at: float, now: float) -> None:
-        if slow_at <= now:
+    def _blocked(self, now: float) -> None:
+        slow_at = self._at.slow_at
+        if slow_at is not None and slow_at <= now:
             self.close()
             self._on_slow(self)
             return
         self._hub.wait_drain(self)
-        self._timer = self._hub.call_at(slow_at, self.pump)
+        if slow_at is not None:
+            self._timer = self._hub.call_at(slow_at, self.pump)
 
     def _send(self, shared: Shared | None) -> None:
-        event, _ = self._held.popleft()
+        event = self._held.popleft()
         self._held_bytes -= size_of(event)
         for frame in self._frames(event, shared):
             self.wire.send(frame)
-        self.cursor = event.offset
+        self._at.sent(event.offset)
         if self._pace is not None:
             self._pace.sent(event, self._hub.clock())
         self._hub.moved(self)
@@ -273,7 +286,7 @@ class Reader:
         """Fetch what follows the cursor and send it. The hold is empty when this begins."""
         failure: ForebayError | None = None
         events: list[OutputEvent] = []
-        head = self._head
+        head = self._at.head
         try:
             events = await self._read()
         except ForebayError as error:
@@ -287,9 +300,10 @@ class Reader:
         if failure is not None:
             self._reset(failure)
             return
-        if not events and head == self._head:
-            self._head = self.cursor  # heard of, yet not there: the store is the truth
-        self._take(events)
+        if events:
+            self._take(events)
+        elif head == self._at.head:
+            self._at = self._cursor_at(self._at.offset)  # the stream is the truth, not the push
         self.pump()
 
     async def _read(self) -> list[OutputEvent]:
@@ -304,17 +318,15 @@ class Reader:
         events = await broker.read_after_mark(self.job, *self._mark, limit=HOLD_EVENTS)
         # Nothing after the mark means that the reader stands at the head; the head was asked
         # for *before*, so that an event which came in between is read and not skipped.
-        self.cursor = events[0].offset - 1 if events else view.head
+        self._at = self._cursor_at(events[0].offset - 1 if events else view.head)
         self._mark = None
         return events
 
     def _take(self, events: list[OutputEvent]) -> None:
-        if not events:
-            return
+        self._at.arrived(events[0].offset, events[-1].offset, self._hub.clock())
         for event in events:
-            if not self._hold(event, self._arrived(event.offset)):
+            if not self._hold(event):
                 break
-        self._head = max(self._head, events[-1].offset)
 
     def _reset(self, error: ForebayError) -> None:
         self.close()

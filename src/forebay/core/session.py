@@ -1,0 +1,397 @@
+"""One client's hold on one resumable job: what it may ask, and what that does.
+
+A `Session` is a state machine without I/O. Its caller feeds it *intents* (what a client
+asked, made by a dialect) and *facts* (what the broker and the hub answered), and carries
+out the *effects* it returns. `TABLE` says what each pair of phase and event does; a pair
+that is not in it is a mistake of the client (`BadRequest`) for an intent, and stale news,
+ignored, for a fact.
+
+::
+
+    finding ── known ──▶ opening ── attached ──▶ held ── resume, text, silence ──▶ streaming
+       └─ unknown ─▶ opening ── submitted ───────────────────────────────────────▶    │
+                                                            text_end ──▶ flushing ◀───┘
+    held on a job that is over: text begins a new job (opening), anything else reads the old
+    any ── cancel ──▶ cancelling ──▶ closed;   any ── gone, superseded, slow, end ──▶ closed
+
+Facts may come at any moment, also while effects are being carried out: `receive` is the
+only step, and it is atomic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from forebay.core.events import End, Text
+from forebay.core.intents import (
+    Answer,
+    Append,
+    Attach,
+    Attached,
+    Begun,
+    Cancel,
+    CancelJob,
+    Cancelled,
+    Close,
+    Deliver,
+    Detach,
+    Effect,
+    EndInput,
+    Event,
+    ExpireJob,
+    Failed,
+    Feed,
+    Finished,
+    Found,
+    From,
+    Gone,
+    Intent,
+    Lookup,
+    Lost,
+    NotBegun,
+    Open,
+    Over,
+    Refuse,
+    Resume,
+    Slow,
+    Started,
+    StopDelivery,
+    Stored,
+    Submit,
+    Superseded,
+    Tick,
+    Unread,
+)
+from forebay.core.spec import JobView
+from forebay.errors import BadRequest, ForebayError, ResumeNotAvailable, SlowClient
+
+__all__ = ["TABLE", "Phase", "Rules", "Session", "Sessions"]
+
+
+class Phase(StrEnum):
+    FINDING = "finding"  # asked the broker whether the id is known
+    OPENING = "opening"  # submit or attach is under way
+    HELD = "held"  # a known id was answered; nothing is delivered yet
+    STREAMING = "streaming"
+    FLUSHING = "flushing"  # the input has ended
+    CANCELLING = "cancelling"
+    CLOSED = "closed"
+
+
+Effects = list[Effect]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How one dialect deviates. ``silence_s``: after so long without a message a held live
+    job is delivered; 0: at once. ``over_code``: the close code of a session that ended."""
+
+    silence_s: float = 1.0
+    over_code: int = 1000
+
+
+LIVE = (Phase.HELD, Phase.STREAMING, Phase.FLUSHING)
+OPEN = tuple(p for p in Phase if p is not Phase.CLOSED)
+
+TABLE: dict[tuple[Phase, type], str] = {
+    (Phase.FINDING, Found): "_found",
+    (Phase.FINDING, Refuse): "_refused",
+    (Phase.OPENING, Attached): "_attached",
+    (Phase.OPENING, Refuse): "_refused",
+    (Phase.HELD, Resume): "_resume",
+    (Phase.HELD, Feed): "_feed_held",
+    (Phase.HELD, EndInput): "_end_held",
+    (Phase.HELD, Begun): "_begun",
+    (Phase.HELD, NotBegun): "_not_begun",
+    (Phase.HELD, Unread): "_unread",
+    (Phase.HELD, Tick): "_silence",
+    (Phase.STREAMING, Resume): "_resume",
+    (Phase.STREAMING, Feed): "_feed",
+    (Phase.STREAMING, EndInput): "_end",
+    (Phase.STREAMING, NotBegun): "_not_begun",
+    (Phase.FLUSHING, Resume): "_resume",
+    (Phase.FLUSHING, Feed): "_late_text",
+    (Phase.FLUSHING, EndInput): "_nothing",
+    (Phase.FLUSHING, NotBegun): "_not_begun",
+    **{(p, Stored): "_stored" for p in LIVE},
+    **{(p, Refuse): "_refused" for p in LIVE},
+    **{(p, Cancel): "_cancel" for p in LIVE},
+    **{(p, Over): "_over" for p in LIVE},
+    **{(p, Slow): "_slow" for p in LIVE},
+    **{(p, Lost): "_lost" for p in LIVE},
+    **{(p, Superseded): "_superseded" for p in (*LIVE, Phase.CANCELLING)},
+    (Phase.CANCELLING, Cancelled): "_cancelled",
+    (Phase.CANCELLING, Refuse): "_refused",
+    **{(p, Gone): "_gone" for p in OPEN},
+    (Phase.CLOSED, Attached): "_too_late",
+}
+INTENTS = (Open, Feed, EndInput, Cancel, Resume)
+
+
+class Session:
+    """The hold of one connection on one session id.
+
+    ``open`` returns the first effects. Afterwards call ``receive`` with every intent, every
+    fact, and a `Tick` once ``deadline`` (seconds, the clock of ``now``; None: never) has
+    passed. Carry out the effects in order, and feed back what they report before the next
+    intent.
+    """
+
+    __slots__ = (
+        "_ended_input",
+        "_job_over",
+        "_number",
+        "_params",
+        "_pending",
+        "_rules",
+        "_seen",
+        "_told",
+        "deadline",
+        "job",
+        "name",
+        "phase",
+        "seq",
+        "units",
+    )
+
+    def __init__(self, name: str, params: Mapping[str, Any], rules: Rules | None = None) -> None:
+        self.name = name
+        self.phase = Phase.FINDING
+        self.job = ""
+        self.seq = 0  # newest client number seen on this connection
+        self.units = 0  # units of input the store has
+        self.deadline: float | None = None
+        self._params = dict(params)
+        self._rules = rules or Rules()
+        self._number = 0
+        self._seen = 0  # client number the store had when this connection came
+        self._ended_input = False
+        self._job_over = False  # the job held is over
+        self._told = False  # the client has had its answer to `Open`
+        self._pending: Feed | None = None  # the text that begins a new job
+
+    def open(self) -> Effects:
+        """Carry these out first."""
+        return [Lookup()]
+
+    def receive(self, event: Event, now: float) -> Effects:
+        """Take one event. Returns what the caller must do, in order."""
+        if self.phase is Phase.CLOSED and isinstance(event, INTENTS):
+            return []  # the client spoke before it heard that this is over
+        if isinstance(event, Feed | EndInput | Cancel):
+            self.seq = event.seq
+        name = TABLE.get((self.phase, type(event)))
+        if name is not None:
+            effects: Effects = getattr(self, name)(event, now)
+            return effects
+        if isinstance(event, INTENTS):
+            word = type(event).__name__.lower()
+            return self._fail(BadRequest(f"{word} is not possible while {self.phase.value}"))
+        return []
+
+    # --------------------------------------------------------------------- opening
+
+    def _found(self, event: Found, now: float) -> Effects:
+        view = event.view
+        self.phase = Phase.OPENING
+        if view is None or (_is_over(view) and view.spec.params != self._params):
+            return [Submit(self._params)]
+        if view.spec.params != self._params:
+            return self._fail(BadRequest(f"session {self.name!r} is live with other parameters"))
+        return [Attach(view.spec.id)]
+
+    def _attached(self, event: Attached, now: float) -> Effects:
+        view = event.view
+        fresh = view.input_head == 0 and not _is_over(view) and view.head == 0
+        self.job = view.spec.id
+        self.units = view.units
+        self._number = event.number
+        self._seen = view.client_pos if view.input_head else -1
+        self._ended_input = view.input_ended
+        self._job_over = _is_over(view)
+        told, self._told = self._told, True
+        effects: Effects = []
+        if not told:
+            effects.append(Answer(Started(fresh, view.units, self._seen, over=self._job_over)))
+        if fresh:
+            self.phase = Phase.STREAMING
+            effects.append(Deliver(From.START))
+        else:
+            self.phase = Phase.HELD
+            self.deadline = None if self._job_over else now + self._rules.silence_s
+        pending, self._pending = self._pending, None
+        return effects if pending is None else [*effects, *self.receive(pending, now)]
+
+    def _too_late(self, event: Attached, now: float) -> Effects:
+        return [Detach()]
+
+    # ------------------------------------------------------------------------ held
+
+    def _reading(self) -> None:
+        self.phase = Phase.FLUSHING if self._ended_input else Phase.STREAMING
+        self.deadline = None
+
+    def _silence(self, event: Tick, now: float) -> Effects:
+        if self.deadline is None or now < self.deadline:
+            return []
+        self._reading()
+        return [Deliver(From.DELIVERED)]
+
+    def _feed_held(self, event: Feed, now: float) -> Effects:
+        if self._job_over:
+            self.phase = Phase.OPENING
+            self.deadline = None
+            self._pending = event
+            return [Detach(), Submit(self._params)]
+        self._reading()
+        return [Deliver(From.DELIVERED), *self.receive(event, now)]
+
+    def _end_held(self, event: EndInput, now: float) -> Effects:
+        self._ended_input = self._ended_input or self._job_over
+        self._reading()
+        return [Deliver(From.DELIVERED), *self.receive(event, now)]
+
+    def _unread(self, event: Unread, now: float) -> Effects:
+        self._job_over = self._ended_input = True
+        return []
+
+    def _resume(self, event: Resume, now: float) -> Effects:
+        self.deadline = None
+        if event.have > self.units:
+            return self._not_begun(
+                NotBegun(
+                    ResumeNotAvailable(
+                        f"asked for what follows unit {event.have - 1}, "
+                        f"{self.units} units were received",
+                        reason="ahead_of_head",
+                    )
+                ),
+                now,
+            )
+        return [Deliver(From.MARK, event.have)]
+
+    def _begun(self, event: Begun, now: float) -> Effects:
+        self._reading()
+        return []
+
+    def _not_begun(self, event: NotBegun, now: float) -> Effects:
+        if not isinstance(event.error, ResumeNotAvailable):
+            return self._fail(event.error)
+        return [Answer(Failed(event.error, self.seq))]
+
+    # ------------------------------------------------------------------- streaming
+
+    def _feed(self, event: Feed, now: float) -> Effects:
+        total = self.units + len(event.text)
+        item = Text(text=event.text, unit=self.units, seq=event.seq)
+        return [Append((item,), event.seq, total)]
+
+    def _stored(self, event: Stored, now: float) -> Effects:
+        self.units = event.units
+        return []
+
+    def _end(self, event: EndInput, now: float) -> Effects:
+        self.phase = Phase.FLUSHING
+        self._ended_input = True
+        return [Append((End(seq=event.seq),), event.seq, self.units)]
+
+    def _late_text(self, event: Feed, now: float) -> Effects:
+        if event.seq <= self._seen:
+            return []  # a repeat from before the connection was lost
+        return self._fail(BadRequest("text after the end of the text"))
+
+    def _nothing(self, event: Event, now: float) -> Effects:
+        return []
+
+    # ---------------------------------------------------------------------- ending
+
+    def _cancel(self, event: Cancel, now: float) -> Effects:
+        self.phase = Phase.CANCELLING
+        self.deadline = None
+        return [StopDelivery(), CancelJob()]
+
+    def _cancelled(self, event: Cancelled, now: float) -> Effects:
+        return self._end_with(Answer(Finished(self.seq, cancelled=True)))
+
+    def _over(self, event: Over, now: float) -> Effects:
+        return self._end_with()
+
+    def _slow(self, event: Slow, now: float) -> Effects:
+        error = SlowClient(
+            f"the oldest unsent event waited {event.waited_s:g} s, "
+            f"expected no more than {event.limit_s:g} s"
+        )
+        return [ExpireJob(error), *self._fail(error)]
+
+    def _lost(self, event: Lost, now: float) -> Effects:
+        if not isinstance(event.error, ResumeNotAvailable):
+            return self._fail(event.error)
+        self.phase = Phase.HELD
+        return [StopDelivery(), Answer(Failed(event.error, self.seq))]
+
+    def _superseded(self, event: Superseded, now: float) -> Effects:
+        if event.number != self._number:
+            return []
+        self.phase = Phase.CLOSED
+        self.deadline = None
+        return [StopDelivery(), Detach(), Close(4409, "superseded")]
+
+    def _gone(self, event: Gone, now: float) -> Effects:
+        self.phase = Phase.CLOSED
+        self.deadline = None
+        return [StopDelivery(), Detach()] if self.job else []
+
+    def _refused(self, event: Refuse, now: float) -> Effects:
+        return self._fail(event.error)
+
+    def _fail(self, error: ForebayError) -> Effects:
+        return self._end_with(Answer(Failed(error, self.seq)))
+
+    def _end_with(self, *answers: Effect) -> Effects:
+        self.phase = Phase.CLOSED
+        self.deadline = None
+        held: Effects = [Detach()] if self.job else []
+        return [StopDelivery(), *answers, Close(self._rules.over_code), *held]
+
+
+def _is_over(view: JobView) -> bool:
+    return view.state not in ("queued", "running")
+
+
+class Sessions:
+    """The sessions of one connection, by name. ``limit``: how many at once; opening one
+    more makes the connection leave the oldest (S1: a second `start` switches)."""
+
+    __slots__ = ("_open", "_rules", "limit")
+
+    def __init__(self, limit: int = 1, rules: Rules | None = None) -> None:
+        self.limit = limit
+        self._rules = rules
+        self._open: dict[str, Session] = {}
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(tuple(self._open.values()))
+
+    def choose(self, intent: Intent) -> tuple[Session, list[Session]]:
+        """The session that ``intent`` is for, and those that must be told `Gone` first.
+
+        For an `Open` the session is new: carry out `Session.open`. Raises `BadRequest` for
+        anything said before `Open` or to a session this connection does not hold.
+        """
+        if isinstance(intent, Open):
+            leaving = [s for s in self if s.name == intent.session]
+            others = [s for s in self if s.name != intent.session]
+            leaving += others[: max(0, len(others) + 1 - self.limit)]
+            for session in leaving:
+                del self._open[session.name]
+            session = Session(intent.session, intent.params, self._rules)
+            self._open[intent.session] = session
+            return session, leaving
+        found = self._open.get(intent.session)
+        if found is None:
+            said = "no session was started" if not self._open else "that session is not this one"
+            raise BadRequest(f"{said} on this connection")
+        return found, []

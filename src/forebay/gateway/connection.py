@@ -1,0 +1,218 @@
+"""A WebSocket endpoint for dialects whose sessions are resumable jobs.
+
+`serve_websocket` is a bare ASGI application's body: it reads frames one after another,
+hands what the dialect makes of them to the session's `driver.Hold`, and stops reading while
+the job's input is over its bound. Output does not pass here: the hub writes it straight to
+the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import structlog
+
+from forebay.core.intents import Intent, Open
+from forebay.core.session import Sessions
+from forebay.dialects import Frame, SessionDialect
+from forebay.errors import ForebayError
+from forebay.gateway.context import GatewayContext
+from forebay.gateway.driver import Hold
+from forebay.gateway.wire import Wire
+from forebay.gateway.wires import asgi_wire
+
+__all__ = ["Frames", "accepted_wire", "serve_websocket"]
+
+PLAIN_WIRE_BYTES = 1024 * 1024
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+log = structlog.get_logger(__name__)
+
+
+class Frames:
+    """The frames of one WebSocket, read one at a time; None once it is closed.
+
+    A wait may be watched (`until`): at most one frame is then read ahead, so that a client
+    that leaves is noticed although nothing more is taken from it.
+    """
+
+    __slots__ = ("_ahead", "_closed", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ahead: asyncio.Task[Message] | None = None
+        self._closed = False
+
+    async def next(self) -> Frame | None:
+        """The next frame. Cancelling this may lose the frame that was arriving."""
+        while not self._closed:
+            if self._ahead is not None:
+                message = await self._ahead
+                self._ahead = None
+            else:
+                message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                self._closed = True
+            elif message["type"] == "websocket.receive":
+                text = message.get("text")
+                data: Frame | None = text if text is not None else message.get("bytes")
+                if data is not None:
+                    return data
+        return None
+
+    async def until(self, work: Awaitable[None]) -> bool:
+        """Wait for ``work``; False (and ``work`` cancelled) if the client left first."""
+        waited = asyncio.ensure_future(work)
+        if self._ahead is None:
+            self._ahead = asyncio.ensure_future(self._next_message())
+        try:
+            await asyncio.wait({waited, self._ahead}, return_when=asyncio.FIRST_COMPLETED)
+            if self._ahead.done() and self._ahead.result()["type"] == "websocket.disconnect":
+                return False
+            await waited
+            return True
+        finally:
+            waited.cancel()
+            await asyncio.gather(waited, return_exceptions=True)
+
+    async def _next_message(self) -> Message:
+        return await self._receive()
+
+    async def close(self) -> None:
+        """Stop reading ahead. The opener calls this last."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.gather(self._ahead, return_exceptions=True)
+            self._ahead = None
+
+
+async def accepted_wire(
+    stack: AsyncExitStack, scope: Scope, receive: Receive, send: Send
+) -> Wire | None:
+    """Accept the WebSocket and give its wire: our server's own, or a bounded queue in front
+    of ``send`` under any other server. None when the client left before."""
+    message = await receive()
+    if message["type"] != "websocket.connect":
+        return None
+    await send({"type": "websocket.accept"})
+    wire: Wire | None = scope.get("forebay.wire")
+    if wire is None:
+        wire = await stack.enter_async_context(
+            asgi_wire(send, websocket=True, bound_bytes=PLAIN_WIRE_BYTES)
+        )
+    return wire
+
+
+async def serve_websocket(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    ctx: GatewayContext,
+    dialect: SessionDialect,
+    *,
+    tenant: str = "local",
+    first_message_s: float | None = None,
+) -> None:
+    """Serve one connection to its end.
+
+    Gates and keys have been passed. ``first_message_s``: close 4408 when the client says
+    nothing for so long after the accept; None: it may take its time.
+    """
+    async with AsyncExitStack() as stack:
+        wire = await accepted_wire(stack, scope, receive, send)
+        if wire is None:
+            return
+        frames = Frames(receive)
+        stack.push_async_callback(frames.close)
+        ctx.metrics.connection_opened()
+        stack.callback(ctx.metrics.connection_closed)
+        connection = _Connection(ctx, dialect, wire, tenant)
+        try:
+            await connection.run(frames, first_message_s)
+        finally:
+            leaving = ctx.hub.spawn(connection.leave())
+            if leaving is not None:  # the hub owns it, so a cut connection is given back too
+                await asyncio.shield(leaving)
+
+
+class _Connection:
+    """The sessions of one socket and the dialect's state of it."""
+
+    def __init__(
+        self, ctx: GatewayContext, dialect: SessionDialect, wire: Wire, tenant: str
+    ) -> None:
+        self._ctx = ctx
+        self._dialect = dialect
+        self._wire = wire
+        self._tenant = tenant
+        self._state: Any = None
+        self._sessions = Sessions(dialect.concurrent)
+        self._holds: dict[str, Hold] = {}
+
+    async def run(self, frames: Frames, first_message_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(first_message_s):
+                frame = await frames.next()
+        except TimeoutError:
+            self._ctx.metrics.deadline("first_message")
+            self._wire.close(4408, f"no message within {first_message_s:g} s")
+            frame = await frames.next()
+        while frame is not None:
+            if not self._wire.closed:
+                await self._one(frame, frames)
+            frame = await frames.next()
+
+    async def _one(self, frame: Frame, frames: Frames) -> None:
+        try:
+            self._state, intents = self._dialect.receive(self._state, frame)
+            for intent in intents:
+                await self._take(intent, frames)
+        except ForebayError as error:
+            self._refuse(error)
+        except Exception as error:  # noqa: BLE001 - the supervised boundary of one connection
+            log.error("connection.failed", error=type(error).__name__, exc_info=error)
+            self._refuse(ForebayError("the gateway failed, this connection cannot go on"))
+
+    def _refuse(self, error: ForebayError) -> None:
+        self._ctx.metrics.error(self._dialect.word(error))
+        self._send(self._dialect.refuse(self._state, error))
+        self._wire.close(1000)
+
+    def _send(self, out: Sequence[Frame]) -> None:
+        for frame in out:
+            self._wire.send(frame)
+
+    async def _take(self, intent: Intent, frames: Frames) -> None:
+        session, leaving = self._sessions.choose(intent)
+        for old in leaving:
+            await self._holds.pop(old.name).leave()
+        if isinstance(intent, Open):
+            hold = self._holds[session.name] = Hold(
+                self._ctx,
+                session,
+                self._dialect,
+                self._wire,
+                params=intent.params,
+                tenant=self._tenant,
+                model=intent.model,
+                state=lambda: self._state,
+            )
+            await hold.open()
+            return
+        hold = self._holds[session.name]
+        await hold.take(intent)
+        if hold.full:
+            await frames.until(hold.room())
+
+    async def leave(self) -> None:
+        """Give back every session: the client has gone, or was cut off. Never raises."""
+        holds, self._holds = list(self._holds.values()), {}
+        for hold in holds:
+            await hold.leave()

@@ -1,0 +1,95 @@
+"""What every connection of a gateway shares: handed to the endpoints, never global."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from forebay.broker import GatewayBroker
+from forebay.core.kinds import KINDS, Kind, Row
+from forebay.core.spec import Deadlines, JobSpec
+from forebay.errors import ModelNotFound, NoWorkers
+from forebay.gateway.hub import Hub
+from forebay.gateway.metrics import GatewayMetrics
+
+__all__ = ["ChatOptions", "GatewayContext"]
+
+
+def _new_id() -> str:
+    return secrets.token_hex(16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """What `/chat` puts around a prompt. ``sampling``: text parameters in the words of
+    `engines`, sent only where set. The two ``tts_flush`` values are echoed to clients of the
+    original; where text is cut for speaking is the worker's to decide."""
+
+    system_prompt: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    tts_flush_min_chars: int = 12
+    tts_flush_on_punct: bool = True
+    greet_after_s: float = 0.3
+    history_messages: int = 40
+    prompt_chars: int = 20_000
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayContext:
+    """The broker, the hub and the numbers of one gateway process."""
+
+    broker: GatewayBroker
+    hub: Hub
+    gateway_id: str
+    metrics: GatewayMetrics
+    rows: Mapping[Kind, Row] = field(default_factory=lambda: dict(KINDS))
+    chat: ChatOptions = ChatOptions()
+    clock: Callable[[], float] = time.monotonic
+    new_id: Callable[[], str] = _new_id
+
+    def pool(self, kind: Kind, model: str = "") -> str:
+        """The pool that serves ``model``, or the kind's first.
+
+        Raises `NoWorkers` when nothing of that kind is served, `ModelNotFound` for a model
+        that is not."""
+        names = [view.name for view in self.broker.pools() if view.kind == kind]
+        if not names:
+            raise NoWorkers(f"no {kind} model is served here now", retry_after_s=5.0)
+        if not model:
+            return names[0]
+        wanted = f"{kind}/{model}"
+        if wanted not in names:
+            known = ", ".join(name.partition("/")[2] for name in names)
+            raise ModelNotFound(f"no {kind} model of that name is served, expected one of {known}")
+        return wanted
+
+    def spec(
+        self,
+        kind: Kind,
+        params: Mapping[str, Any],
+        *,
+        tenant: str,
+        dialect: str,
+        name: str = "",
+        model: str = "",
+        detach_s: float | None = None,
+        cost_s: float = 1.0,
+    ) -> JobSpec:
+        """A new job of this kind with its row's deadlines. ``detach_s``: default the row's;
+        0 makes the client's leaving a cancel. Raises as `pool`."""
+        row = self.rows[kind]
+        return JobSpec(
+            id=self.new_id(),
+            kind=kind,
+            pool=self.pool(kind, model),
+            params=dict(params),
+            tenant=tenant,
+            dialect=dialect,
+            name=name,
+            cost_s=cost_s,
+            detach_s=row.detach_s if detach_s is None else detach_s,
+            deadlines=Deadlines(queue_s=row.queue_s, run_s=row.run_s),
+        )

@@ -1,0 +1,383 @@
+"""Carries what a session wants done to the broker, the socket and the timers.
+
+A `Hold` is one connection's hold on one session. Intents come through `take`, which returns
+when everything they ask for has been done; facts come from callbacks through `tell`, which
+never waits: what is quick is done at once and the rest in the hub's task group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import structlog
+
+from forebay.broker import Attachment, GatewayPush, LeasePush, OutputPush, PlacePush, SupersededPush
+from forebay.core.events import Audio, Ended, OutputEvent
+from forebay.core.intents import (
+    Answer,
+    Append,
+    Attach,
+    Attached,
+    Begun,
+    CancelJob,
+    Cancelled,
+    Close,
+    Deliver,
+    Detach,
+    Effect,
+    Event,
+    ExpireJob,
+    Failed,
+    Feed,
+    Found,
+    From,
+    Gone,
+    Lookup,
+    Lost,
+    NotBegun,
+    Over,
+    Refuse,
+    Slow,
+    Started,
+    StopDelivery,
+    Stored,
+    Submit,
+    Superseded,
+    Tick,
+    Unread,
+)
+from forebay.core.session import Phase, Session
+from forebay.core.spec import JobView
+from forebay.dialects import About, Frame, SessionDialect, error_of
+from forebay.errors import (
+    BadRequest,
+    Fenced,
+    ForebayError,
+    NotFound,
+    ResumeNotAvailable,
+    StateLost,
+)
+from forebay.gateway.context import GatewayContext
+from forebay.gateway.hub import AudioPace, Reader
+from forebay.gateway.wire import Wire
+
+__all__ = ["Hold"]
+
+log = structlog.get_logger(__name__)
+
+Fact = Event | None
+
+
+class Hold:
+    """One session of one connection. ``state`` gives the dialect's newest connection state."""
+
+    def __init__(
+        self,
+        ctx: GatewayContext,
+        session: Session,
+        dialect: SessionDialect,
+        wire: Wire,
+        *,
+        params: Any,
+        tenant: str,
+        model: str = "",
+        state: Callable[[], Any],
+    ) -> None:
+        self.session = session
+        self.full = False  # input is over its bound: await `room` before feeding more
+        self._ctx = ctx
+        self._dialect = dialect
+        self._wire = wire
+        self._row = ctx.rows[dialect.kind]
+        self._about = About(session=session.name, params=params)
+        self._tenant = tenant
+        self._model = model
+        self._state = state
+        self._attachment: Attachment | None = None
+        self._view: JobView | None = None
+        self._reader: Reader | None = None
+        self._delivery = 0  # raised by everything that makes an unfinished `Deliver` void
+        self._unlisten: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
+        self._first_text_at: float | None = None
+        self._fresh = False
+        self._waits = False  # the client was told a queue place
+        self._awaited: dict[type, Callable[[Any], Awaitable[Fact]]] = {
+            Lookup: self._lookup,
+            Submit: self._submit,
+            Attach: self._attach,
+            Append: self._append,
+            Deliver: self._deliver,
+            CancelJob: self._cancel,
+            ExpireJob: self._expire,
+            Detach: self._detach,
+        }
+
+    # -------------------------------------------------------------------- entrances
+
+    async def open(self) -> None:
+        """Begin: look the session up, submit or attach, answer the client."""
+        await self._carry(self.session.open())
+
+    async def take(self, event: Event) -> None:
+        """Do all that ``event`` asks for. Cancelling this may leave the rest undone; the
+        session itself stays whole, and `leave` cleans up."""
+        if isinstance(event, Feed) and self._first_text_at is None and self._fresh:
+            self._first_text_at = self._ctx.clock()
+        await self._carry(self._receive(event))
+
+    async def leave(self) -> None:
+        """The connection is closed, or goes to another session. Idempotent."""
+        await self.take(Gone())
+        await self._detach(Detach())
+
+    def tell(self, fact: Event) -> None:
+        """Take a fact from a callback, now."""
+        later: list[Effect] = []
+        for effect in self._receive(fact):
+            if type(effect) in self._awaited:
+                later.append(effect)
+            else:
+                self._now(effect)
+        if later:
+            self._ctx.hub.spawn(self._carry(later))
+
+    async def room(self) -> None:
+        """Return when the job takes input again. Losing this to a cancel costs nothing."""
+        if self._attachment is not None:
+            try:
+                await self._ctx.broker.input_room(self._attachment.job)
+            except NotFound:
+                log.debug("input.gone", job=self._attachment.job)
+        self.full = False
+
+    # --------------------------------------------------------------------- machine
+
+    def _receive(self, event: Event) -> Sequence[Effect]:
+        effects = self.session.receive(event, self._ctx.clock())
+        deadline = self.session.deadline
+        if deadline != self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            self._timer = (
+                None if deadline is None else self._ctx.hub.call_at(deadline, self._ticked)
+            )
+        return effects
+
+    def _ticked(self) -> None:
+        self._timer = self._timer_at = None
+        self.tell(Tick())
+
+    async def _carry(self, effects: Sequence[Effect]) -> None:
+        ending = self.session.phase is Phase.CLOSED
+        for effect in effects:
+            if not ending and self.session.phase is Phase.CLOSED:
+                return  # closed meanwhile: what was still to be done is void
+            work = self._awaited.get(type(effect))
+            if work is None:
+                self._now(effect)
+                continue
+            fact = await self._guarded(work, effect)
+            if fact is not None:
+                await self._carry(self._receive(fact))
+
+    async def _guarded(self, work: Callable[[Any], Awaitable[Fact]], effect: Effect) -> Fact:
+        try:
+            return await work(effect)
+        except Fenced:
+            number = self._attachment.number if self._attachment is not None else None
+            return Superseded(number or 0)
+        except ForebayError as error:
+            return Refuse(error)
+        except Exception as error:  # noqa: BLE001 - the supervised boundary of one session
+            log.error("session.failed", error=type(error).__name__, exc_info=error)
+            return Refuse(ForebayError("the gateway failed, this session cannot go on"))
+
+    def _now(self, effect: Effect) -> None:
+        match effect:
+            case Answer(what):
+                if isinstance(what, Failed):
+                    self._count(what.error)
+                self._send(self._dialect.answer(what, self._about))
+                if isinstance(what, Started):
+                    self._note_start(what)
+            case StopDelivery():
+                self._stop_reader()
+            case Close(code, reason):
+                self._wire.close(code, reason)
+
+    def _send(self, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            self._wire.send(frame)
+
+    def _note_start(self, what: Started) -> None:
+        self._fresh = what.fresh
+        if what.fresh:
+            self._ctx.metrics.session_started()
+
+    def _count(self, error: ForebayError) -> None:
+        if isinstance(error, ResumeNotAvailable):
+            self._ctx.metrics.resume(str(error.details.get("reason", "unknown")))
+        self._ctx.metrics.error(self._dialect.word(error))
+
+    # ------------------------------------------------------------- broker, by effect
+
+    async def _lookup(self, effect: Lookup) -> Fact:
+        found = await self._ctx.broker.find(self._tenant, self._dialect.name, self.session.name)
+        return Found(found)
+
+    async def _submit(self, effect: Submit) -> Fact:
+        spec = self._ctx.spec(
+            self._dialect.kind,
+            effect.params,
+            tenant=self._tenant,
+            dialect=self._dialect.name,
+            name=self.session.name,
+            model=self._model,
+        )
+        view = await self._ctx.broker.submit(spec, gateway=self._ctx.gateway_id)
+        return await self._attach(Attach(view.spec.id))
+
+    async def _attach(self, effect: Attach) -> Fact:
+        attachment = await self._ctx.broker.attach(
+            effect.job, gateway=self._ctx.gateway_id, write=True
+        )
+        self._attachment = attachment
+        self._view = attachment.view
+        self._unlisten = self._ctx.hub.listen(effect.job, self._hear)
+        return Attached(attachment.view, attachment.number or 0)
+
+    async def _append(self, effect: Append) -> Fact:
+        attachment = self._attachment
+        if attachment is None or attachment.number is None:
+            raise StateLost("no job is held")
+        try:
+            ack = await self._ctx.broker.append(
+                attachment.job,
+                effect.items,
+                attachment=attachment.number,
+                client_pos=effect.pos,
+                units=effect.units,
+            )
+        except BadRequest:
+            view = await self._ctx.broker.status(attachment.job)
+            if view.ended_s is None:
+                raise
+            return None  # the job ended while this was on its way; its end is what they hear
+        self.full = ack.over
+        return Stored(ack.units)
+
+    async def _deliver(self, effect: Deliver) -> Fact:
+        view = self._view
+        if view is None:
+            raise StateLost("no job is held")
+        self._delivery += 1
+        mine = self._delivery
+        after: int | None = 0
+        mark: tuple[str, int] | None = None
+        job = view.spec.id
+        try:
+            if effect.start is From.DELIVERED:
+                await self._ctx.hub.flush_delivered()
+                after = (await self._ctx.broker.status(job)).delivered
+            elif effect.start is From.MARK:
+                after, mark = None, (self._row.counter, effect.value)
+                await self._ctx.broker.read_after_mark(job, *mark, limit=1)
+        except ResumeNotAvailable as error:
+            return NotBegun(error) if mine == self._delivery else None
+        if mine != self._delivery:
+            return None
+        if effect.start is not From.START:
+            self._ctx.metrics.resume("exact" if mark else "delivered")
+        self._open_reader(view, after, mark, effect.value if mark else 0)
+        return Begun()
+
+    async def _cancel(self, effect: CancelJob) -> Fact:
+        if self._view is not None:
+            try:
+                await self._ctx.broker.cancel(self._view.spec.id, reason="client")
+            except NotFound:
+                return Cancelled()
+        return Cancelled()
+
+    async def _expire(self, effect: ExpireJob) -> Fact:
+        if self._view is not None:
+            error = effect.error
+            self._ctx.metrics.slow_client()
+            await self._ctx.broker.expire(
+                self._view.spec.id,
+                Ended(state="failed", code=error.code, message=error.message, retryable=True),
+            )
+        return None
+
+    async def _detach(self, effect: Detach) -> Fact:
+        attachment, self._attachment = self._attachment, None
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
+        if attachment is not None:
+            await self._ctx.hub.flush_delivered()
+            await self._ctx.broker.detach(attachment)
+        return None
+
+    # -------------------------------------------------------------------- delivery
+
+    def _open_reader(
+        self, view: JobView, after: int | None, mark: tuple[str, int] | None, have: int
+    ) -> None:
+        old, self._reader = self._reader, None
+        if old is not None:
+            old.close()
+        about, dialect = self._about, self._dialect
+
+        def encode(event: OutputEvent) -> Sequence[Frame]:
+            return dialect.encode(event, about, have=have)
+
+        self._reader = self._ctx.hub.open(
+            view.spec.id,
+            epoch=view.epoch,
+            after=after,
+            mark=mark,
+            encode=encode,
+            wire=self._wire,
+            row=self._row,
+            pace=AudioPace(self._row.pace_s, int(about.params.get("sample_rate", 16000))),
+            on_end=self._on_end,
+            on_slow=lambda _: self.tell(Slow(self._row.slow_reader_s, self._row.slow_reader_s)),
+            on_reset=lambda error: self.tell(Lost(error)),
+            on_sent=self._on_sent,
+        )
+
+    def _stop_reader(self) -> None:
+        self._delivery += 1
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def _on_end(self, event: Ended) -> None:
+        if event.state in ("failed", "expired"):
+            self._ctx.metrics.error(self._dialect.word(error_of(event)))
+        self.tell(Over())
+
+    def _on_sent(self, event: OutputEvent) -> None:
+        if self._first_text_at is not None and isinstance(event, Audio):
+            self._ctx.metrics.ttfa(self._ctx.clock() - self._first_text_at)
+            self._first_text_at = None
+            self._fresh = False
+
+    def _hear(self, push: GatewayPush) -> None:
+        match push:
+            case SupersededPush():
+                self.tell(Superseded(push.number))
+            case OutputPush() if push.events and isinstance(push.events[-1], Ended):
+                self.tell(Unread())
+            case PlacePush():
+                self._waits = True
+                self._send(self._dialect.place(self._state(), push.place, self._about))
+            case LeasePush() if push.running and self._waits:
+                self._waits = False
+                self._send(self._dialect.place(self._state(), None, self._about))

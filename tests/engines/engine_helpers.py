@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from forebay.core.events import Audio, InputItem, OutputEvent, Prompt, Text, TextDelta, Usage
 from forebay.core.spec import LoadStage
-from forebay.engines import Engine, EngineInfo, Resume
+from forebay.engines import Engine, EngineInfo, Resume, weights
 
-__all__ = ["Loaded", "ask", "load", "run", "said", "say", "spoken", "usage"]
+__all__ = ["Loaded", "ask", "load", "need", "run", "said", "say", "spoken", "usage"]
 
 
 class Loaded:
@@ -64,3 +69,17 @@ def spoken(events: Sequence[OutputEvent], text: str, unit: int = 0) -> bytes:
         assert len(piece.data) == 2 * piece.frames
         unit += len(piece.text)
     return b"".join(p.data for p in pieces)
+
+
+def need(name: str, models: Path, *modules: str) -> None:
+    """Skip, with the command that would help, unless the weights and modules are there.
+
+    With ``FOREBAY_TEST_MODELS`` set (as in CI after ``make models``) absence is a failure.
+    """
+    lacking = [m for m in modules if importlib.util.find_spec(m) is None]
+    if not lacking and weights.locate(name, models) is not None:
+        return
+    reason = f"needs {', '.join(lacking) or name}: run make models"
+    if os.environ.get("FOREBAY_TEST_MODELS"):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -65,7 +65,7 @@ def test_an_empty_environment_value_means_unset(tmp_path):
         ("OPENAI_API_KEY", "secret", "upstream.api_key", "secret"),
         ("SGLANG_ALLOW_AUTO_TRUNCATE", "True", "text.allow_auto_truncate", True),
         ("SGLANG_MAX_TOTAL_TOKENS", "4096", "text.max_total_tokens", 4096),
-        ("MAX_MODEL_LEN", "1024", "llama.context_tokens", 1024),
+        ("MAX_MODEL_LEN", "1024", "text.context_tokens", 1024),
         ("TTS_FLUSH_ON_PUNCT", "false", "chat.tts_flush_on_punct", False),
         ("ORCH_API_KEY", "k", "compat.chat_api_key", "k"),
         ("LOG_LEVEL", "WARN", "log.level", "warning"),

@@ -2,67 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from forebay.choice import EngineState, engine_state, models_dir
 from forebay.commands.common import console, dump, settled
-from forebay.config import Config, table
-from forebay.core.kinds import Kind
 from forebay.engines import REGISTRY, fetch, weights
 from forebay.errors import ForebayError
 
-__all__ = ["EngineState", "engine_state", "fetch_all", "models_dir", "show", "verify"]
+__all__ = ["fetch_all", "show", "verify"]
 
 # Separate extras: not fetched unless named (Piper's runtime is GPL).
 OPTIONAL = frozenset({"joe"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineState:
-    """Whether an engine could start: ``get`` is the exact command that brings what lacks."""
-
-    kind: Kind
-    name: str
-    about: str
-    packages: bool
-    weights: dict[str, bool]
-    get: str
-
-    @property
-    def ready(self) -> bool:
-        return not self.get
-
-
-def models_dir(config: Config) -> Path:
-    return config[table.MODELS_DIR] or weights.default_dir(os.environ)
-
-
-def engine_state(kind: Kind, name: str, folder: Path, *, own_model: bool = False) -> EngineState:
-    """What is there for an engine, from the file system alone: nothing is imported.
-
-    ``own_model``: the operator named a file, so the shipped weights are not needed.
-    """
-    entry = REGISTRY[kind, name]
-    packages = all(importlib.util.find_spec(module) is not None for module in entry.modules)
-    found = {
-        w.name: weights.locate(w.name, folder) is not None
-        for w in weights.CATALOGUE.values()
-        if w.used_by == f"{kind}/{name}"
-    }
-    get = ""
-    if not packages:
-        get = entry.install
-    elif not own_model and found and not next(iter(found.values())):
-        get = weights.command(next(iter(found)))
-    return EngineState(
-        kind=kind, name=name, about=entry.about, packages=packages, weights=found, get=get
-    )
 
 
 def _states(folder: Path) -> list[EngineState]:

@@ -22,8 +22,8 @@ class Facts:
 
 NGINX = """\
 # nginx in front of Forebay. Put this file into conf.d/ (inside the http block).
-# Add the server's own address to server.trusted_proxies so that client addresses are seen,
-# and this server_name to server.allowed_hosts.
+# Put the name people use into server.allowed_hosts; from then on every request needs a key
+# (`forebay keys create`), because a request through nginx comes from this machine.
 map $http_upgrade $forebay_connection {{
     default upgrade;
     ''      '';
@@ -43,8 +43,6 @@ server {{
         proxy_set_header Host $host;
         proxy_set_header Upgrade $http_upgrade;
         proxy_set_header Connection $forebay_connection;
-        proxy_set_header X-Forwarded-For $remote_addr;
-        proxy_set_header X-Forwarded-Proto $scheme;
         # Streams: pass every piece on at once, and outlast the quietest of them.
         proxy_buffering off;
         proxy_request_buffering off;
@@ -59,7 +57,8 @@ server {{
 
 CADDY = """\
 # Caddy in front of Forebay. Replace :80 by your domain for automatic HTTPS.
-# Add that domain to server.allowed_hosts and 127.0.0.1 to server.trusted_proxies.
+# Put that domain into server.allowed_hosts; from then on every request needs a key
+# (`forebay keys create`), because a request through Caddy comes from this machine.
 :80 {{
     request_body {{
         max_size 50MB

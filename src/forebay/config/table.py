@@ -139,9 +139,6 @@ ALLOWED_ORIGINS = _list(
 ALLOWED_HOSTS = _list(
     "server.allowed_hosts", "Values of `Host` that are answered, beside loopback and `server.host`."
 )
-TRUSTED_PROXIES = _list(
-    "server.trusted_proxies", "Addresses whose X-Forwarded-For and X-Forwarded-Proto are believed."
-)
 TRUST_CLIENT_TENANT = _bool(
     "server.trust_client_tenant",
     False,
@@ -376,6 +373,15 @@ MAX_TOTAL_TOKENS = _maybe_int(
     high=10_000_000,
     aliases=_aliases("SGLANG_MAX_TOTAL_TOKENS"),
 )
+CONTEXT_TOKENS = _maybe_int(
+    "text.context_tokens",
+    "Context length of one generation; a local model's memory grows with it. Unset: 2048 for "
+    "the local model, what a model server says of itself.",
+    unit="tokens",
+    low=128,
+    high=10_000_000,
+    aliases=_aliases("MAX_MODEL_LEN"),
+)
 ALLOW_AUTO_TRUNCATE = _bool(
     "text.allow_auto_truncate",
     False,
@@ -434,15 +440,6 @@ UPSTREAM_STALL_S = _float(
 
 LLAMA_MODEL = _maybe_str(
     "llama.model", "A GGUF file. Unset: SmolLM2-135M-Instruct, fetched by `make models`."
-)
-LLAMA_CONTEXT = _int(
-    "llama.context_tokens",
-    2048,
-    "Context length of one generation; memory grows with it.",
-    unit="tokens",
-    low=128,
-    high=1_000_000,
-    aliases=_aliases("MAX_MODEL_LEN"),
 )
 LLAMA_SLOTS = _int("llama.slots", 2, "Generations at once.", low=1, high=64)
 LLAMA_THREADS = _maybe_int(

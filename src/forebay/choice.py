@@ -1,0 +1,224 @@
+"""Which engines serve, with which options, and whether they could start.
+
+Settings say what an operator wants (``text.max_tokens``); each engine declares what it
+takes (`engines.options`). This module hands each engine what both know.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from forebay.config import Config, Setting, table
+from forebay.core.kinds import Kind
+from forebay.engines import REGISTRY, names, weights
+from forebay.engines.options import Option
+from forebay.errors import ConfigError
+
+__all__ = [
+    "SERVED",
+    "EngineChoice",
+    "EngineState",
+    "choose",
+    "engine_state",
+    "kind_of",
+    "models_dir",
+    "parse_engine",
+]
+
+SERVED = (Kind.TEXT, Kind.SPEECH)
+"""The kinds this build has engines and dialects for."""
+
+_ENGINES: dict[Kind, Setting[list[str]]] = {
+    Kind.TEXT: table.TEXT_ENGINES,
+    Kind.SPEECH: table.SPEECH_ENGINES,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineState:
+    """Whether an engine could start: ``get`` is the exact command that brings what lacks."""
+
+    kind: Kind
+    name: str
+    about: str
+    packages: bool
+    weights: dict[str, bool]
+    get: str
+
+    @property
+    def ready(self) -> bool:
+        return not self.get
+
+
+def models_dir(config: Config) -> Path:
+    """Where weights are looked for and fetched to."""
+    return config[table.MODELS_DIR] or weights.default_dir(os.environ)
+
+
+def engine_state(kind: Kind, name: str, folder: Path, *, own_model: bool = False) -> EngineState:
+    """What is there for an engine, from the file system alone: nothing is imported.
+
+    ``own_model``: the operator named a file, so the shipped weights are not needed.
+    """
+    entry = REGISTRY[kind, name]
+    packages = all(importlib.util.find_spec(module) is not None for module in entry.modules)
+    found = {
+        w.name: weights.locate(w.name, folder) is not None
+        for w in weights.CATALOGUE.values()
+        if w.used_by == f"{kind}/{name}"
+    }
+    get = ""
+    if not packages:
+        get = entry.install
+    elif not own_model and found and not next(iter(found.values())):
+        get = weights.command(next(iter(found)))
+    return EngineState(
+        kind=kind, name=name, about=entry.about, packages=packages, weights=found, get=get
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChoice:
+    """One engine that is to serve. ``why``: who chose it, for the start screen.
+
+    ``secrets`` are options that may not stand on a command line, where every user of the
+    machine reads them; they are handed over in files.
+    """
+
+    kind: Kind
+    name: str
+    options: dict[str, str]
+    why: str
+    state: EngineState
+    secrets: dict[str, str] = field(default_factory=dict)
+
+    def text(self, extra: Mapping[str, str] | None = None) -> str:
+        """NAME:key=value,... as ``forebay worker --engine`` takes it."""
+        options = self.options | dict(extra or {})
+        listed = ",".join(f"{k}={v}" for k, v in options.items())
+        return f"{self.name}:{listed}" if listed else self.name
+
+
+def kind_of(word: str) -> Kind:
+    """Raises `ConfigError` for a word that is no kind, or none that is served here."""
+    try:
+        kind = Kind(word)
+    except ValueError:
+        kind = None
+    if kind not in SERVED:
+        raise ConfigError(f"{word!r} is not served here, expected one of {', '.join(SERVED)}")
+    return kind
+
+
+def parse_engine(kind: Kind, text: str) -> tuple[str, dict[str, str]]:
+    """``NAME[:key=value,...]``. A value may hold ``:`` and ``=``; a piece without ``=``
+    belongs to the value before it, so that values may hold commas too.
+
+    Raises `ConfigError` for an engine that does not exist.
+    """
+    name, _, rest = text.strip().partition(":")
+    if (kind, name) not in REGISTRY:
+        raise ConfigError(
+            f"no {kind} engine is called {name!r}, expected one of {', '.join(names(kind))}"
+        )
+    options: dict[str, str] = {}
+    key = ""
+    for piece in rest.split(",") if rest else []:
+        if "=" in piece:
+            key, _, value = piece.partition("=")
+            options[key.strip()] = value
+        elif key:
+            options[key] += "," + piece
+        else:
+            raise ConfigError(f"engine {text!r}: {piece!r} is not key=value")
+    return name, options
+
+
+def choose(config: Config, folder: Path) -> list[EngineChoice]:
+    """The engines of every kind, in order. Raises `ConfigError` for unknown ones.
+
+    An engine whose packages or weights lack is chosen all the same, with its state: the
+    start screen and `doctor` say what to run.
+    """
+    return [choice for kind in SERVED for choice in _of_kind(config, kind, folder)]
+
+
+def _of_kind(config: Config, kind: Kind, folder: Path) -> Iterable[EngineChoice]:
+    setting = _ENGINES[kind]
+    asked = config[setting]
+    why = config.source(setting)
+    if not asked and kind is Kind.TEXT and config[table.UPSTREAM_URL]:
+        asked, why = ["openai"], config.source(table.UPSTREAM_URL)
+    if not asked:
+        asked, why = [{Kind.TEXT: "llama", Kind.SPEECH: "voices"}[kind]], "default"
+    for text in asked:
+        name, own = parse_engine(kind, text)
+        options = _from_settings(config, kind, name, folder) | own
+        secret = {k: options.pop(k) for k in ("api_key",) if k in options}
+        own_model = "model" in options
+        yield EngineChoice(
+            kind=kind,
+            name=name,
+            options=options,
+            secrets=secret,
+            why=why,
+            state=engine_state(kind, name, folder, own_model=own_model),
+        )
+
+
+_OPENAI: dict[str, Setting[Any]] = {
+    "base_url": table.UPSTREAM_URL,
+    "api_key": table.UPSTREAM_KEY,
+    "model": table.UPSTREAM_MODEL,
+    "slots": table.UPSTREAM_SLOTS,
+    "prefix": table.UPSTREAM_PREFIX,
+    "first_token_timeout_s": table.UPSTREAM_FIRST_TOKEN_S,
+    "stall_timeout_s": table.UPSTREAM_STALL_S,
+}
+_LLAMA: dict[str, Setting[Any]] = {
+    "model": table.LLAMA_MODEL,
+    "slots": table.LLAMA_SLOTS,
+    "threads": table.LLAMA_THREADS,
+}
+_TEXT: dict[str, Setting[Any]] = {
+    "max_tokens": table.MAX_TOKENS,
+    "temperature": table.TEMPERATURE,
+    "top_p": table.TOP_P,
+    "top_k": table.TOP_K,
+    "repetition_penalty": table.REPETITION_PENALTY,
+    "presence_penalty": table.PRESENCE_PENALTY,
+    "frequency_penalty": table.FREQUENCY_PENALTY,
+    "context": table.CONTEXT_TOKENS,
+    "max_total_tokens": table.MAX_TOTAL_TOKENS,
+    "allow_auto_truncate": table.ALLOW_AUTO_TRUNCATE,
+}
+
+
+def _from_settings(config: Config, kind: Kind, name: str, folder: Path) -> dict[str, str]:
+    """Options of an engine that a setting decides; only those it declares."""
+    if name == "synthetic":
+        return {}
+    wanted = dict(_TEXT) if kind is Kind.TEXT else {}
+    wanted |= {"openai": _OPENAI, "llama": _LLAMA}.get(name, {})
+    declared = {option.name for option in _declared(kind, name)}
+    found = {
+        key: setting.show(config[setting]) if not setting.secret else str(config[setting])
+        for key, setting in wanted.items()
+        if key in declared and config[setting] is not None
+    }
+    if "models_dir" in declared:
+        found["models_dir"] = str(folder)
+    return found
+
+
+def _declared(kind: Kind, name: str) -> tuple[Option, ...]:
+    """What an engine declares. Its module is cheap: models are imported when loaded."""
+    module, _, cls = REGISTRY[kind, name].target.partition(":")
+    options: tuple[Option, ...] = getattr(importlib.import_module(module), cls).OPTIONS
+    return options

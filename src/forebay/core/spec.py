@@ -181,6 +181,7 @@ class PoolView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     queued: int = 0
     running: int = 0
     parked: int = 0
+    detached: int = 0  # live jobs whose clients are away and may come back
     service_s: float | None = None  # mean model seconds a job
     rtf: float | None = None
     drain_rate: float | None = None  # jobs finished per second, lately

@@ -1,0 +1,206 @@
+"""What comes in from clients in LocalBroker: new jobs (the job gate) and their input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from forebay.broker import InputAck, InputPush
+from forebay.broker.local_core import Core
+from forebay.broker.local_state import Entry, PipeRecord, Pool
+from forebay.core.admission import JobFacts, forecast, refuse_job
+from forebay.core.events import End, InputItem, size_of
+from forebay.core.job import Job, Phase
+from forebay.core.kinds import Cut, Row
+from forebay.core.spec import JobSpec, QueuePlace
+from forebay.core.stream import StreamLog
+from forebay.errors import BadRequest, TooLarge
+
+__all__ = ["Intake", "item_limit_bytes"]
+
+WHOLE_ITEM_BYTES = 384 * 1024
+"""The most one whole item (a prompt) may have: it must fit one frame of the link."""
+
+HARD_BOUND = 2
+"""Input of this many times the kind's bound is refused: somebody ignores `InputAck.over`."""
+
+
+def item_limit_bytes(row: Row) -> int:
+    """The largest input item of a kind."""
+    if row.cut is Cut.WHOLE:
+        return max(row.item_bytes, min(row.input_bytes, WHOLE_ITEM_BYTES))
+    return row.item_bytes
+
+
+class Intake:
+    """The gateway's writing half of the broker, on the shared `Core`."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+
+    # --------------------------------------------------------------------- jobs
+
+    def submit(self, spec: JobSpec, items: Sequence[InputItem], gateway: str) -> Entry:
+        core = self.core
+        known = self._known(spec)
+        if known is not None:
+            return known
+        pool = core.pool(spec.pool)
+        if spec.kind is not pool.row.kind:
+            raise BadRequest(f"pool {spec.pool} is of kind {pool.row.kind}, not {spec.kind}")
+        _check(pool.row, items, ended=False)
+        self._gate(spec, pool, bool(items))
+        now, epoch = core.clock(), core.ids()
+        entry = Entry(
+            job=Job(spec=spec, row=pool.row, created_s=now),
+            pool=pool,
+            out=core.new_log(pool.row, spec.params, epoch),
+            inp=StreamLog(epoch),
+        )
+        numbered = entry.inp.numbered(items)
+        if core.journal is not None and spec.durable:
+            core.journal.submitted(spec, epoch, numbered)
+        entry.inp.append(numbered)
+        entry.note_input(numbered)
+        core.add(entry)
+        entry.submitter = gateway
+        core.watch(entry)
+        if not gateway:
+            core.leave_in(entry, max(spec.detach_s, pool.row.detach_s))
+        core.feed(entry)
+        return entry
+
+    def _known(self, spec: JobSpec) -> Entry | None:
+        """The job that submitting ``spec`` means, if it is there already."""
+        entry = self.core.entries.get(spec.id)
+        if entry is None and spec.name:
+            name = self.core.names.get((spec.tenant, spec.dialect, spec.name))
+            entry = self.core.entries.get(name) if name is not None else None
+            if entry is not None and entry.job.over:
+                return None
+        return entry
+
+    def _gate(self, spec: JobSpec, pool: Pool, will_wait: bool) -> None:
+        core, now = self.core, self.core.clock()
+        queue_s = spec.deadlines.queue_s
+        facts = JobFacts(
+            draining=core.draining,
+            workers=pool.serving(now),
+            live_jobs=core.live_jobs,
+            tenant_jobs=core.tenant_jobs.get(spec.tenant, 0),
+            queued=len(pool.queue),
+            will_wait=will_wait,
+            free=pool.free,
+            place=self.place_for(pool, spec.tenant, spec.priority),
+            queue_s=pool.row.queue_s if queue_s is None else queue_s,
+            store_used=core.used_bytes / core.settings.store_bytes,
+            drain_rate=pool.drain.rate(now),
+        )
+        refusal = refuse_job(facts, core.settings.limits, jitter=core.jitter())
+        if refusal is not None:
+            raise refusal
+
+    def place_for(self, pool: Pool, tenant: str, priority: int = 0) -> QueuePlace:
+        """Where a job that came now would stand."""
+        if not pool.queue and pool.free > 0:
+            return QueuePlace(position=1, eta_s=0.0, low_s=0.0, high_s=0.0)
+        rank = pool.queue.rank_of_new(tenant=tenant, priority=priority)
+        return forecast(rank + 1, pool.hold, pool.credits)
+
+    # -------------------------------------------------------------------- input
+
+    def append(
+        self,
+        entry: Entry,
+        items: Sequence[InputItem],
+        *,
+        attachment: int,
+        client_pos: int | None,
+        units: int | None,
+    ) -> InputAck:
+        if entry.job.over:
+            raise BadRequest(f"job {entry.id} is {entry.job.state}")
+        _check(entry.job.row, items, ended=False)
+        _check_room(entry, items)
+        if entry.fence.check(attachment, client_pos) == "repeat":
+            return _ack(entry, repeats=len(items))
+        if units is not None:
+            entry.job.units = max(entry.job.units, units)
+        return self._store(entry, items)
+
+    def append_from_pipe(
+        self, record: PipeRecord, items: Sequence[InputItem], source_offset: int, ended: bool
+    ) -> InputAck:
+        entry = self.core.entries[record.spec.target]
+        if entry.job.over:
+            raise BadRequest(f"job {entry.id} is {entry.job.state}")
+        _check(entry.job.row, items, ended=False)
+        _check_room(entry, items)
+        if record.fence.check(source_offset) == "repeat":
+            return _ack(entry, repeats=len(items))
+        record.spec = msgspec.structs.replace(record.spec, copied=source_offset)
+        record.done = record.done or ended
+        if self.core.journal is not None and entry.job.spec.durable:
+            self.core.journal.piped(record.spec, done=record.done)
+        return self._store(entry, items)
+
+    def _store(self, entry: Entry, items: Sequence[InputItem]) -> InputAck:
+        core, job = self.core, entry.job
+        if items and entry.inp.ended:
+            raise BadRequest("the input has ended")
+        numbered = entry.inp.numbered(items)
+        if core.journal is not None and job.spec.durable:
+            core.journal.input(
+                entry.id,
+                numbered,
+                client_pos=entry.fence.client_pos,
+                number=entry.fence.number,
+                units=job.units,
+            )
+        entry.inp.append(numbered)
+        entry.note_input(numbered)
+        core.account(entry)
+        if job.phase is Phase.RUNNING:
+            worker = core.workers.get(job.worker)
+            if numbered and worker is not None and worker.sink is not None:
+                worker.sink(InputPush(job=entry.id, attempt=job.attempt, items=numbered))
+        else:
+            core.feed(entry)
+        return _ack(entry)
+
+
+def _check(row: Row, items: Sequence[InputItem], *, ended: bool) -> None:
+    """Refuse items that no stream may hold, before anything is recorded."""
+    limit = item_limit_bytes(row)
+    for item in items:
+        size = size_of(item)
+        if size > limit:
+            raise TooLarge(
+                f"one input item has {size} bytes, expected no more than {limit}",
+                limit_bytes=limit,
+            )
+        if ended:
+            raise BadRequest("the input has ended")
+        ended = isinstance(item, End)
+
+
+def _check_room(entry: Entry, items: Sequence[InputItem]) -> None:
+    row = entry.job.row
+    held, _ = entry.unheard()
+    size = held + sum(map(size_of, items))
+    limit = max(HARD_BOUND * row.input_bytes, row.input_bytes + item_limit_bytes(row))
+    if size > limit and held > 0:
+        raise TooLarge(
+            f"{size} bytes of input are waiting, expected no more than {limit}", limit_bytes=limit
+        )
+
+
+def _ack(entry: Entry, *, repeats: int = 0) -> InputAck:
+    return InputAck(
+        offset=entry.inp.head,
+        client_pos=entry.fence.client_pos,
+        units=entry.job.units,
+        repeats=repeats,
+        over=entry.over_bound(),
+    )

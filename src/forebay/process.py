@@ -1,0 +1,113 @@
+"""What a child process of the supervisor does first: tie its life to its parent's.
+
+A supervisor that is killed with SIGKILL can clean up nothing; so each child asks the kernel
+to end it when its parent is gone (``PR_SET_PDEATHSIG`` on Linux, a watching thread on
+systems with kqueue).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+from typing import Any
+
+import psutil
+
+__all__ = [
+    "EXIT_CANNOT_BOOT",
+    "available_bytes",
+    "describe_exit",
+    "die_with_parent",
+    "oom_kills",
+]
+
+EXIT_CANNOT_BOOT = 78
+"""Exit code of a process that cannot start and says so; restarting at once is useless."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent_pid: int, *, sig: int = signal.SIGKILL) -> None:
+    """From now on, ``sig`` reaches this process when the process ``parent_pid`` is gone.
+
+    Call it first, from the main thread. If the parent is gone already (it died while this
+    process was starting), ``sig`` is raised at once. On systems with neither mechanism it
+    does nothing.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
+    elif hasattr(select, "kqueue"):
+        threading.Thread(
+            target=_watch, args=(parent_pid, sig), name="parent watch", daemon=True
+        ).start()
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), sig)
+
+
+def _watch(parent_pid: int, sig: int) -> None:
+    sel: Any = select  # kqueue is not in the stubs on Linux
+    event = sel.kevent(
+        parent_pid,
+        filter=sel.KQ_FILTER_PROC,
+        flags=sel.KQ_EV_ADD | sel.KQ_EV_ONESHOT,
+        fflags=sel.KQ_NOTE_EXIT,
+    )
+    try:
+        sel.kqueue().control([event], 1, None)
+    except ProcessLookupError:
+        pass  # gone before we could watch it: the same thing
+    os.kill(os.getpid(), sig)
+
+
+def oom_kills() -> int:
+    """How many processes of this control group the kernel has killed for want of memory."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            with open(path) as file:
+                facts = dict(line.split(maxsplit=1) for line in file if " " in line)
+        except OSError:
+            continue
+        return int(facts.get("oom_kill", 0))
+    return 0
+
+
+def available_bytes() -> int:
+    """Memory that may still be used: the machine's, or what the control group allows."""
+    free = int(psutil.virtual_memory().available)
+    limits = (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    )
+    for limit_path, used_path in limits:
+        try:
+            with open(limit_path) as limit, open(used_path) as used:
+                allowed = limit.read().strip()
+                if allowed.isdigit():
+                    free = min(free, max(0, int(allowed) - int(used.read())))
+        except OSError:
+            continue
+    return free
+
+
+def describe_exit(code: int, *, oom: bool = False) -> str:
+    """A process's end in words, with the likely cause. Negative: the signal that killed it."""
+    if code == 0:
+        return "left by itself with exit code 0"
+    if code == EXIT_CANNOT_BOOT:
+        return "cannot boot"
+    if code > 0:
+        return f"exited with code {code}"
+    name = signal.Signals(-code).name if -code in signal.valid_signals() else "unknown"
+    if -code == signal.SIGKILL:
+        if oom:
+            return "killed by signal 9 (SIGKILL): the kernel ran out of memory for it"
+        return "killed by signal 9 (SIGKILL), out of memory?"
+    return f"killed by signal {-code} ({name})"

@@ -1,0 +1,399 @@
+"""Spawn, reap, replace, halt: the parent of every gateway and worker, and nothing else.
+
+It knows no kind and no engine. A `ProcessSpec` says what to run; for workers it adds who
+they are (``--worker-id ID --steps-file FILE --supervised``, and ``--standby`` for a spare).
+
+* *spawn*: each child is in a process group of its own and dies with this process.
+* *reap*: at once, by the child's pidfd (SIGCHLD where there is none). The broker is told of
+  a worker's exit and of the jobs it was inside of.
+* *replace*: at once after a crash; after a boot failure (exit code 78, or death before it
+  was ready) with a wait that doubles from `BACKOFF_FIRST_S` to `BACKOFF_MOST_S`.
+* *halt*: gateways are told to drain first, because their clients still need the workers;
+  then the workers; whoever stays past its limit is killed. A second signal kills at once.
+
+A spare is started when all regular workers of its group are ready, where memory allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import structlog
+
+from forebay.broker.link_client import SupervisorLink
+from forebay.core.spec import PoolView
+from forebay.process import EXIT_CANNOT_BOOT, available_bytes, describe_exit, oom_kills
+from forebay.worker.steps import StepsTable
+
+__all__ = ["EXIT_CANNOT_BOOT", "Event", "ProcessSpec", "serve"]
+
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MOST_S = 30.0
+READY_CHECK_S = 0.1
+READY_AFTER_S = 5.0  # a process that cannot say it is ready counts as ready after this
+SPARE_RETRY_S = 30.0
+SPARE_FREE_BYTES = 1 << 30
+GATEWAY_DRAIN_S = 30.0
+WORKER_DRAIN_S = 12.0
+KILL_WAIT_S = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """One process to keep running.
+
+    ``env``: added to this process's own. ``pass_fds``: descriptors the child inherits under
+    the same numbers (listening sockets). ``group``: workers that can stand in for each
+    other. ``spare``: the group's warm spare.
+    """
+
+    name: str
+    argv: Sequence[str]
+    role: Literal["gateway", "worker"]
+    group: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    pass_fds: tuple[int, ...] = ()
+    spare: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something the start screen may want to show. ``wait_s``: until the next try."""
+
+    what: Literal["spawned", "ready", "exited", "waiting", "no_spare", "pools", "halting"]
+    name: str = ""
+    pid: int = 0
+    detail: str = ""
+    wait_s: float = 0.0
+    pools: tuple[PoolView, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class _Child:
+    spec: ProcessSpec
+    worker: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    pidfd: int | None = None
+    steps: StepsTable | None = None
+    spawned_s: float = 0.0
+    ready: bool = False
+    boot_failures: int = 0
+    timer: asyncio.TimerHandle | None = None
+    told: bool = False  # its lack of memory has been reported
+    killed: bool = False  # by us
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None
+
+
+async def serve(
+    specs: Sequence[ProcessSpec],
+    *,
+    link_path: str | Path | None,
+    on_event: Callable[[Event], None] = lambda _: None,
+    gateway_drain_s: float = GATEWAY_DRAIN_S,
+    worker_drain_s: float = WORKER_DRAIN_S,
+) -> int:
+    """Keep ``specs`` running until SIGTERM or SIGINT, then drain them; returns 0, or 1 where
+    a process had to be killed. ``link_path``: the gateway's socket, to tell it of exits.
+
+    Cancelling it kills what still runs.
+    """
+    supervisor = _Supervisor(specs, link_path, on_event)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.on_signal)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            supervisor.start(tasks)
+            await supervisor.stopping.wait()
+            await supervisor.halt(gateway_drain_s, worker_drain_s)
+            supervisor.finish()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        await supervisor.close()
+    return 1 if supervisor.forced else 0
+
+
+class _Supervisor:
+    def __init__(
+        self,
+        specs: Sequence[ProcessSpec],
+        link_path: str | Path | None,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._children = [_Child(spec) for spec in specs]
+        self._on_event = on_event
+        self._link = SupervisorLink(os.fspath(link_path)) if link_path is not None else None
+        self._folder = Path(tempfile.mkdtemp(prefix="forebay-steps-"))
+        self._ready_timer: asyncio.TimerHandle | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._oom_kills = oom_kills()
+        self._signals = 0
+        self.stopping = asyncio.Event()
+        self.forced = False
+
+    # ---------------------------------------------------------------- beginning
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        if not hasattr(os, "pidfd_open"):
+            self._loop.add_signal_handler(signal.SIGCHLD, self._reap_all)
+        if self._link is not None:
+            self._listener = tasks.create_task(self._listen(self._link), name="pools")
+        for child in self._children:
+            if not child.spec.spare:
+                self._spawn(child)
+
+    async def _listen(self, link: SupervisorLink) -> None:
+        await link.open()
+        async for pools in link.pools():
+            self._on_event(Event(what="pools", pools=tuple(pools)))
+
+    def on_signal(self) -> None:
+        self._signals += 1
+        self.stopping.set()
+        if self._signals > 1:
+            self._kill(self._alive())
+
+    # -------------------------------------------------------------------- spawn
+
+    def _spawn(self, child: _Child) -> None:
+        child.timer = None
+        if self.stopping.is_set():
+            return
+        spec = child.spec
+        try:
+            child.process = subprocess.Popen(
+                [*spec.argv, *self._identity(child)],
+                env={**os.environ, **spec.env},
+                pass_fds=spec.pass_fds,
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+            )
+        except OSError as exc:
+            self._drop_steps(child)
+            self._wait(child, f"cannot be started: {exc.strerror or exc}")
+            return
+        child.spawned_s = self._loop.time()
+        child.ready = child.killed = False
+        pid = child.process.pid
+        if hasattr(os, "pidfd_open"):
+            child.pidfd = os.pidfd_open(pid)
+            self._loop.add_reader(child.pidfd, self._reap, child)
+        log.info("process.spawned", name=spec.name, pid=pid)
+        self._on_event(Event(what="spawned", name=spec.name, pid=pid))
+        self._watch_ready()
+
+    def _identity(self, child: _Child) -> list[str]:
+        if child.spec.role != "worker":
+            return []
+        child.worker = uuid.uuid4().hex[:12]
+        child.steps = StepsTable.create(self._folder / child.worker)
+        words = ["--worker-id", child.worker, "--steps-file", str(child.steps.path)]
+        return [*words, "--supervised", *(["--standby"] if child.spec.spare else [])]
+
+    # -------------------------------------------------------------------- ready
+
+    def _watch_ready(self) -> None:
+        if self._ready_timer is None and any(c.alive and not c.ready for c in self._children):
+            self._ready_timer = self._loop.call_later(READY_CHECK_S, self._check_ready)
+
+    def _check_ready(self) -> None:
+        self._ready_timer = None
+        for child in self._children:
+            if child.alive and not child.ready and self._is_ready(child):
+                child.ready = True
+                child.boot_failures = 0
+                assert child.process is not None
+                log.info("process.ready", name=child.spec.name, pid=child.process.pid)
+                self._on_event(Event(what="ready", name=child.spec.name, pid=child.process.pid))
+        self._start_spares()
+        self._watch_ready()
+
+    def _is_ready(self, child: _Child) -> bool:
+        if child.steps is not None:
+            return child.steps.ready
+        if self._link is not None and self._link.connected:
+            return True
+        return self._loop.time() - child.spawned_s > READY_AFTER_S
+
+    def _start_spares(self) -> None:
+        for child in self._children:
+            if child.spec.spare and not child.alive and child.timer is None:
+                self._start_spare(child)
+
+    def _start_spare(self, child: _Child) -> None:
+        regular = [
+            c for c in self._children if c.spec.group == child.spec.group and not c.spec.spare
+        ]
+        if self.stopping.is_set() or not all(c.alive and c.ready for c in regular):
+            return
+        needed = 2 * max((_rss_bytes(c) for c in regular), default=0) + SPARE_FREE_BYTES
+        free = available_bytes()
+        if free >= needed:
+            child.told = False
+            self._spawn(child)
+            return
+        child.timer = self._loop.call_later(SPARE_RETRY_S, self._retry_spare, child)
+        if not child.told:
+            child.told = True
+            text = f"{free >> 20} MiB free, a warm spare needs {needed >> 20} MiB"
+            log.warning("spare.skipped", name=child.spec.name, reason=text)
+            self._on_event(Event(what="no_spare", name=child.spec.name, detail=text))
+
+    def _retry_spare(self, child: _Child) -> None:
+        child.timer = None
+        self._start_spare(child)
+
+    # --------------------------------------------------------------------- reap
+
+    def _reap_all(self) -> None:
+        for child in self._alive():
+            self._reap(child)
+
+    def _reap(self, child: _Child) -> None:
+        process = child.process
+        if process is None or process.poll() is None:
+            return
+        code = process.returncode
+        if child.pidfd is not None:
+            self._loop.remove_reader(child.pidfd)
+            os.close(child.pidfd)
+            child.pidfd = None
+        child.process = None
+        was_ready = child.ready or self._is_ready(child)
+        failure = child.steps.failure if child.steps is not None else ""
+        reason = self._reason(code, failure)
+        self._tell_broker(child, code, reason)
+        self._drop_steps(child)
+        child.ready = False
+        self._changed.set()
+        write = log.info if self.stopping.is_set() or code == 0 else log.warning
+        write("process.exited", name=child.spec.name, pid=process.pid, reason=reason)
+        self._on_event(Event(what="exited", name=child.spec.name, pid=process.pid, detail=reason))
+        if not self.stopping.is_set():
+            self._replace(child, code, was_ready, reason)
+
+    def _reason(self, code: int, failure: str) -> str:
+        kills = oom_kills()
+        oom, self._oom_kills = kills > self._oom_kills, kills
+        reason = describe_exit(code, oom=oom)
+        return f"{reason}: {failure}" if failure and code == EXIT_CANNOT_BOOT else reason
+
+    def _tell_broker(self, child: _Child, code: int, reason: str) -> None:
+        if self._link is None or child.steps is None:
+            return
+        abnormal = code not in (0, EXIT_CANNOT_BOOT) and not child.killed
+        stepping = child.steps.stepping() if abnormal else []
+        self._link.exited(child.worker, abnormal=abnormal, stepping=stepping, reason=reason)
+
+    def _drop_steps(self, child: _Child) -> None:
+        if child.steps is not None:
+            child.steps.remove()
+            child.steps = None
+
+    # ------------------------------------------------------------------ replace
+
+    def _replace(self, child: _Child, code: int, was_ready: bool, reason: str) -> None:
+        if code == EXIT_CANNOT_BOOT or not was_ready:
+            self._wait(child, reason)
+        elif child.spec.spare:
+            self._start_spare(child)
+        else:
+            self._spawn(child)
+
+    def _wait(self, child: _Child, reason: str) -> None:
+        wait_s = min(BACKOFF_FIRST_S * 2.0**child.boot_failures, BACKOFF_MOST_S)
+        child.boot_failures = min(child.boot_failures + 1, 16)
+        again = self._retry_spare if child.spec.spare else self._spawn
+        child.timer = self._loop.call_later(wait_s, again, child)
+        log.warning("process.waiting", name=child.spec.name, wait_s=wait_s, reason=reason)
+        self._on_event(Event(what="waiting", name=child.spec.name, detail=reason, wait_s=wait_s))
+
+    # --------------------------------------------------------------------- halt
+
+    def _alive(self, role: str | None = None) -> list[_Child]:
+        return [c for c in self._children if c.alive and role in (None, c.spec.role)]
+
+    async def halt(self, gateway_drain_s: float, worker_drain_s: float) -> None:
+        """Drain gateways, then workers; kill whoever is still there at its limit."""
+        log.info("supervisor.halting", processes=len(self._alive()))
+        self._on_event(Event(what="halting"))
+        for child in self._children:
+            if child.timer is not None:
+                child.timer.cancel()
+        for role, limit_s in (("gateway", gateway_drain_s), ("worker", worker_drain_s)):
+            self._signal(self._alive(role), signal.SIGTERM)
+            await self._gone(role, limit_s)
+            left = self._alive(role)
+            if left:
+                log.warning("supervisor.killing", names=[c.spec.name for c in left])
+                self._kill(left)
+                await self._gone(role, KILL_WAIT_S)
+
+    async def _gone(self, role: str, limit_s: float) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                while self._alive(role):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return  # the caller looks who is left
+
+    def _signal(self, children: Iterable[_Child], number: int) -> None:
+        for child in children:
+            if child.process is not None and child.process.poll() is None:
+                child.process.send_signal(number)
+
+    def _kill(self, children: Iterable[_Child]) -> None:
+        for child in children:
+            self.forced = child.killed = True
+            self._signal([child], signal.SIGKILL)
+
+    def finish(self) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+
+    async def close(self) -> None:
+        """Nothing of ours is left behind, whatever happened before."""
+        if self._ready_timer is not None:
+            self._ready_timer.cancel()
+        for child in self._children:
+            if child.timer is not None:
+                child.timer.cancel()
+        self._kill(self._alive())
+        for child in self._alive():
+            assert child.process is not None
+            child.process.wait(KILL_WAIT_S)
+            self._reap(child)
+        if not hasattr(os, "pidfd_open"):
+            self._loop.remove_signal_handler(signal.SIGCHLD)
+        if self._link is not None:
+            await self._link.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _rss_bytes(child: _Child) -> int:
+    if child.process is None:
+        return 0
+    try:
+        return int(psutil.Process(child.process.pid).memory_info().rss)
+    except psutil.Error:
+        return 0

@@ -1,0 +1,427 @@
+"""Lease, feed, cut, step, stamp, commit, finish: what a worker does with its engine.
+
+A session is a leased job. It becomes *ready* when its cutter has a step for it, its reader
+is near enough (lead) and it is not stepping already. Ready sessions wait in the same fair
+queue as the broker's jobs, by model seconds per tenant; `slots` of them step at once, each
+in a task of its own. Idle sessions have no task: a push or one timer wakes them.
+
+Pushes arrive through `sink`, in order. A session whose fate is decided writes nothing more,
+whatever its engine still yields.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from forebay.broker import (
+    Assign,
+    CancelJob,
+    Credit,
+    Delivered,
+    Drain,
+    InputPush,
+    LeaseLost,
+    WorkerBroker,
+    WorkerPush,
+)
+from forebay.core.events import Ended, InputItem, OutputEvent, size_of
+from forebay.core.fairness import FairQueue
+from forebay.core.kinds import Recovery, Row
+from forebay.core.spec import Lease, WorkerInfo
+from forebay.core.stream import Stamper
+from forebay.engines import Engine, EngineInfo
+from forebay.errors import EngineFailed, ForebayError
+from forebay.worker.session import Fate, Session
+from forebay.worker.step import run_step
+from forebay.worker.steps import StepsTable
+
+__all__ = ["ITEM_BYTES", "Runner", "failure"]
+
+ITEM_BYTES = 240 * 1024
+"""Largest output event: byte credit comes back in lumps, so a full 256 KiB may never do."""
+
+log = structlog.get_logger(__name__)
+
+
+class Runner:
+    """Works on leases until it has drained. Make it in the loop it runs in.
+
+    ``steps``: the table that the supervisor reads after a crash, where there is one.
+    """
+
+    def __init__(
+        self,
+        broker: WorkerBroker,
+        engine: Engine,
+        info: EngineInfo,
+        worker: WorkerInfo,
+        row: Row,
+        *,
+        steps: StepsTable | None = None,
+    ) -> None:
+        self.broker = broker
+        self.engine = engine
+        self.worker = worker
+        self.steps = steps
+        self._info = info
+        self._row = row
+        self._loop = asyncio.get_running_loop()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._sessions: dict[tuple[str, int], Session] = {}
+        self._ready = FairQueue()
+        self._waiting: dict[str, Session] = {}  # by session key: those in `_ready`
+        self._busy = 0
+        self._alone = False  # an exclusive step is running
+        self._step_s = 1.0  # mean model seconds of a step, what one costs in the queue
+        self._over = asyncio.Event()
+        self._drain_timer: asyncio.TimerHandle | None = None
+        self.draining = False
+
+    # ----------------------------------------------------------------- its life
+
+    async def run(self) -> None:
+        """Register and work; returns when drained. Cancelling it stops every step."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                if not self.draining:
+                    self.broker.register(self.worker)
+                await self._over.wait()
+        finally:
+            self._tasks = None
+            for session in self._sessions.values():
+                session.disarm()
+            if self._drain_timer is not None:
+                self._drain_timer.cancel()
+
+    def drain(self, limit_s: float) -> None:
+        """Take nothing new, hand idle sessions back now and busy ones after their step;
+        after ``limit_s`` stop the steps too. `run` returns when all are gone."""
+        if self.draining:
+            return
+        self.draining = True
+        log.info("worker.draining", sessions=len(self._sessions), limit_s=limit_s)
+        self.broker.register(
+            WorkerInfo(id=self.worker.id, pools=self.worker.pools, slots=0, sessions=0)
+        )
+        self._drain_timer = self._loop.call_later(limit_s, self._stop_steps)
+        for session in list(self._sessions.values()):
+            self._check(session)
+        self._maybe_over()
+
+    def _stop_steps(self) -> None:
+        for session in list(self._sessions.values()):
+            self._leave(session, Fate.HANDED)
+
+    def _maybe_over(self) -> None:
+        if self.draining and not self._sessions:
+            self._over.set()
+
+    def load(self) -> dict[str, int]:
+        """What beats carry. Safe from another thread: reads two integers."""
+        return {"busy": self._busy, "sessions": len(self._sessions)}
+
+    # ------------------------------------------------------------------- pushes
+
+    def sink(self, push: WorkerPush) -> None:
+        match push:
+            case Assign():
+                self._assign(push.lease)
+                return
+            case Drain():
+                self.drain(push.limit_s)
+                return
+            case _:
+                pass
+        session = self._sessions.get((push.job, push.attempt))
+        if session is None:
+            return  # it ended while this was on its way
+        match push:
+            case InputPush():
+                self._feed(session, push.items)
+            case Delivered():
+                session.delivered = push.delivered
+                session.attached = push.attached
+                self._check(session)
+            case Credit():
+                self._credited(session, push.add)
+            case CancelJob() | LeaseLost():
+                self._leave(session, Fate.FENCED)
+
+    def _assign(self, lease: Lease) -> None:
+        key = (lease.spec.id, lease.attempt)
+        if self._tasks is None or self.draining:
+            self.broker.park(*key)
+            return
+        for old in [s for s in self._sessions.values() if s.job == lease.spec.id]:
+            self._leave(old, Fate.FENCED)
+        try:
+            session = Session(lease, self._row, self._info, self._loop.time())
+        except (ForebayError, ValueError, TypeError) as exc:
+            self._reject(lease, exc)
+            return
+        self._sessions[key] = session
+        self._feed(session, lease.input)
+
+    def _reject(self, lease: Lease, error: Exception) -> None:
+        """The parameters make no session. The job fails; a lease is never left hanging."""
+        ended = Stamper(lease.last_offset, lease.counts, lease.marks).stamp(failure(error))
+        log.warning("job.rejected", job=lease.spec.id, error=type(error).__name__)
+        self.broker.commit(lease.spec.id, lease.attempt, [ended], lease.consumed)
+
+    def _feed(self, session: Session, items: Sequence[InputItem]) -> None:
+        if session.fate is not Fate.LIVE:
+            return
+        try:
+            session.feed(items, self._loop.time())
+        except ForebayError as exc:
+            self.fail(session, exc)
+            return
+        self._check(session)
+
+    def _credited(self, session: Session, add: int) -> None:
+        session.credit += add
+        session.room.set()
+        if session.fate is Fate.ENDING and session.last_words is not None:
+            self._say_last(session, session.last_words)
+
+    # --------------------------------------------------------------- scheduling
+
+    def _check(self, session: Session) -> None:
+        """Find out what an idle session should do now; harmless at any time."""
+        if session.task is not None or session.fate is not Fate.LIVE:
+            return
+        session.disarm()
+        now = self._loop.time()
+        if session.work is None:
+            session.work = session.cutter.take(now)
+        if session.work is None and session.cutter.done:
+            self._complete(session)
+        elif self.draining and self._row.recovery is not Recovery.NONE:
+            self._leave(session, Fate.HANDED)
+        elif session.work is None:
+            self._arm(session, now)
+        elif session.may_lead:
+            self._enqueue(session)
+        # Too far ahead of its reader: the next `Delivered` brings it back here.
+
+    def _arm(self, session: Session, now: float) -> None:
+        when = session.cutter.deadline
+        if when is None and self._row.park_after_s is not None and not session.cutter.unread:
+            when = session.idle_since + self._row.park_after_s
+            if now >= when:
+                self._leave(session, Fate.HANDED)
+                return
+        if when is not None:
+            session.timer = self._loop.call_at(when, self._check, session)
+
+    def _enqueue(self, session: Session) -> None:
+        if session.key not in self._waiting:
+            spec = session.lease.spec
+            self._ready.push(
+                session.key, tenant=spec.tenant, cost_s=self._step_s, priority=spec.priority
+            )
+            self._waiting[session.key] = session
+        self._fill()
+
+    def _fill(self) -> None:
+        """Give free slots to ready sessions. An exclusive one waits until all slots are
+        free, and nothing starts while it waits in front or steps."""
+        while self._busy < self.worker.slots and not self._alone and self._tasks is not None:
+            key = next(iter(self._ready), None)
+            if key is None:
+                return
+            alone = self._waiting[key].lease.exclusive
+            if alone and self._busy:
+                return
+            self._ready.take()
+            session = self._waiting.pop(key)
+            self._busy += 1
+            self._alone = alone
+            session.task = self._tasks.create_task(self._step(session), name=f"step {key}")
+
+    async def _step(self, session: Session) -> None:
+        began = self._loop.time()
+        try:
+            await run_step(self, session)
+        finally:
+            session.began = session.stopped = False
+            used = self._loop.time() - began
+            self._ready.charge(session.lease.spec.tenant, used - self._step_s)
+            self._step_s += (used - self._step_s) / 16
+            self._busy -= 1
+            self._alone = False
+            session.work = None
+            session.idle_since = self._loop.time()
+            session.task = None
+        if session.fate is Fate.LIVE:
+            self._check(session)
+        else:
+            await self._close(session)
+        self._fill()
+
+    # ------------------------------------------------------------------ writing
+
+    async def write(self, session: Session, event: OutputEvent) -> None:
+        """Stamp and commit one event, after waiting for byte credit. Does nothing for a
+        session whose fate is decided. Raises `EngineFailed` for what cannot be sent."""
+        size = size_of(event)
+        if size > ITEM_BYTES:
+            raise EngineFailed(f"output event of {size} bytes, expected at most {ITEM_BYTES}")
+        while session.credit < size and session.fate is Fate.LIVE:
+            session.room.clear()
+            session.clock.pause(self._loop.time())
+            session.disarm()
+            await session.room.wait()
+            self.start_clock(session)
+        if session.fate is Fate.LIVE:
+            self._commit(session, event, size)
+
+    def _commit(self, session: Session, event: OutputEvent, size: int) -> None:
+        stamped = session.stamper.stamp(event)
+        session.credit -= size
+        units = session.stamper.marks.get("units", 0)
+        self.broker.commit(
+            session.job,
+            session.attempt,
+            [stamped],
+            session.cutter.consumed(units),
+            model_s=session.clock.take(self._loop.time()),
+        )
+
+    def start_clock(self, session: Session) -> None:
+        """Model time runs from now; at its end the job expires and its step is stopped."""
+        session.disarm()
+        deadline = session.clock.start(self._loop.time())
+        if deadline is not None:
+            session.timer = self._loop.call_at(deadline, self._expire, session)
+
+    def _expire(self, session: Session) -> None:
+        session.timer = None
+        limit = session.lease.spec.deadlines.run_s or self._row.run_s
+        self.end(
+            session,
+            Ended(
+                state="expired",
+                code="deadline_exceeded",
+                message=f"used its {limit:g} s of model time" if limit else "run deadline passed",
+                retryable=True,
+                details={"deadline": "run"},
+                seq=session.cutter.seq,
+            ),
+        )
+
+    def _complete(self, session: Session) -> None:
+        self._flush_speech(session)
+        self.end(session, Ended(state="completed", seq=session.cutter.seq))
+
+    def fail(self, session: Session, error: Exception) -> None:
+        """End this job as failed; others are not touched. The log gets no user content."""
+        ended = failure(error, seq=session.cutter.seq)
+        log.warning(
+            "job.failed",
+            job=session.job,
+            attempt=session.attempt,
+            code=ended.code,
+            error=type(error).__name__,
+            where=_where(error),
+        )
+        self.end(session, ended)
+
+    def end(self, session: Session, ended: Ended) -> None:
+        """Commit the terminal event, now or when there is credit for it, and let go."""
+        if session.fate is not Fate.LIVE:
+            return
+        if session.credit >= size_of(ended):
+            self._say_last(session, ended)
+        else:
+            session.last_words = ended
+            self._leave(session, Fate.ENDING)
+
+    def _say_last(self, session: Session, ended: Ended) -> None:
+        size = size_of(ended)
+        if session.credit >= size:
+            session.last_words = None
+            self._commit(session, ended, size)
+            self._leave(session, Fate.ENDED)
+
+    # ------------------------------------------------------------------ leaving
+
+    def _leave(self, session: Session, fate: Fate) -> None:
+        """Decide a session's fate: stop its step, close it, answer the broker after that."""
+        if session.fate not in (Fate.LIVE, Fate.ENDING):
+            return
+        if fate is Fate.HANDED and session.task is None:
+            self._flush_speech(session)
+        session.fate = fate
+        session.disarm()
+        session.room.set()
+        self._ready.remove(session.key)
+        if self._waiting.pop(session.key, None) is not None:
+            self._fill()
+        if session.task is not None:
+            self._stop(session, session.task)
+        elif session.opened and self._tasks is not None:
+            self._tasks.create_task(self._close(session), name=f"close {session.key}")
+        else:
+            self._forget(session)
+
+    def _stop(self, session: Session, task: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first line never runs its finally; one that has
+        # not begun sees the fate by itself. And only once: a second cancel would break an
+        # engine's wait for its own thread.
+        if session.began and not session.stopped and task is not asyncio.current_task():
+            session.stopped = True
+            task.cancel()
+
+    def _flush_speech(self, session: Session) -> None:
+        tail = session.speech.flush() if session.speech is not None else None
+        if tail is not None and session.credit >= size_of(tail):
+            self._commit(session, tail, size_of(tail))
+
+    async def _close(self, session: Session) -> None:
+        if session.opened:
+            session.opened = False
+            try:
+                await self.engine.close(session.engine_session)
+            except Exception as exc:  # noqa: BLE001 - one job's boundary: the lease goes back
+                log.warning("engine.close_failed", job=session.job, error=type(exc).__name__)
+        self._forget(session)
+
+    def _forget(self, session: Session) -> None:
+        if session.fate is Fate.ENDING:
+            return  # it waits for byte credit, then comes here again
+        self._sessions.pop((session.job, session.attempt), None)
+        if session.fate is not Fate.ENDED:
+            self.broker.park(session.job, session.attempt)
+        self._maybe_over()
+
+
+def failure(error: Exception, *, seq: int = 0) -> Ended:
+    """The terminal event for ``error``. What is not one of our own errors is named by its
+    class only: its text may hold what a user wrote."""
+    if isinstance(error, ForebayError):
+        return Ended(
+            state="failed",
+            code=error.code,
+            message=error.message,
+            retryable=error.retryable,
+            details=error.details,
+            seq=seq,
+        )
+    name = type(error).__name__
+    return Ended(state="failed", code=EngineFailed.code, message=f"engine raised {name}", seq=seq)
+
+
+def _where(error: BaseException) -> str:
+    """File and line of the innermost frame: enough to find the fault, no content in it."""
+    trace = error.__traceback__
+    if trace is None:
+        return ""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    name = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
+    return f"{name}:{trace.tb_lineno}"

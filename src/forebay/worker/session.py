@@ -1,0 +1,149 @@
+"""One leased job inside a worker: what has come, what was sent, what it may still use.
+
+Plain state with its own arithmetic (byte credit, lead, model time); no tasks. `Runner` owns
+every session and decides when it steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Any
+
+from forebay.core.events import Ended, InputItem
+from forebay.core.flush import Lead
+from forebay.core.kinds import Cut, Row
+from forebay.core.spec import Lease
+from forebay.core.stream import Stamper
+from forebay.engines import EngineInfo, Resume
+from forebay.errors import ProtocolError
+from forebay.worker.cut import Work, make_cutter
+from forebay.worker.speech import SpeechOut
+
+__all__ = ["Fate", "ModelClock", "Session"]
+
+
+class Fate(Enum):
+    """What becomes of a session. Only a `LIVE` one may write."""
+
+    LIVE = auto()
+    ENDING = auto()  # its terminal event waits for byte credit
+    ENDED = auto()  # its terminal event is written: the lease went with it
+    FENCED = auto()  # cancelled or lost: answer with park once the engine has left
+    HANDED = auto()  # parked or drained: give it back once the engine has left
+
+
+class ModelClock:
+    """Model time of one session: seconds inside open and step, waits for room excluded."""
+
+    __slots__ = ("_since", "_unsaid", "left_s")
+
+    def __init__(self, left_s: float | None) -> None:
+        self.left_s = left_s
+        self._since: float | None = None
+        self._unsaid = 0.0
+
+    def start(self, now: float) -> float | None:
+        """Begin or go on; returns when the run deadline falls, if nothing pauses it."""
+        self._since = now
+        return None if self.left_s is None else now + max(0.0, self.left_s)
+
+    def pause(self, now: float) -> None:
+        if self._since is None:
+            return
+        used = max(0.0, now - self._since)
+        self._since = None
+        self._unsaid += used
+        if self.left_s is not None:
+            self.left_s -= used
+
+    def take(self, now: float) -> float:
+        """Seconds not reported yet; they count as reported from now on."""
+        if self._since is not None:
+            self.pause(now)
+            self._since = now
+        used, self._unsaid = self._unsaid, 0.0
+        return used
+
+
+class Session:
+    """Everything the runner knows of one (job, attempt)."""
+
+    def __init__(self, lease: Lease, row: Row, info: EngineInfo, now: float) -> None:
+        spec = lease.spec
+        self.lease = lease
+        self.job = spec.id
+        self.attempt = lease.attempt
+        self.key = f"{spec.id}/{lease.attempt}"
+        self.cutter = make_cutter(row, lease)
+        self.stamper = Stamper(lease.last_offset, lease.counts, lease.marks)
+        self.clock = ModelClock(lease.run_left_s)
+        self.speech = self._speech_out(row, info)
+        rate = self.speech.rate if self.speech is not None else 1
+        self.lead = Lead.of(row, rate=rate)
+        self.delivered = lease.delivered
+        self.attached = lease.attached
+        self.credit = lease.credit_bytes
+        self.room: asyncio.Event = asyncio.Event()  # set when credit has come
+        self.fate = Fate.LIVE
+        self.engine_session: Any = None
+        self.opened = False
+        self.task: asyncio.Task[None] | None = None
+        self.began = False  # the task has run its first line
+        self.stopped = False  # the task has been told to stop
+        self.timer: asyncio.TimerHandle | None = None
+        self.work: Work | None = None
+        self.last_words: Ended | None = None  # waits for byte credit
+        self.idle_since = now
+        self._heard = lease.consumed.offset
+        self._begun = False
+
+    def _speech_out(self, row: Row, info: EngineInfo) -> SpeechOut | None:
+        if row.cut is not Cut.SEGMENTS:
+            return None
+        units = self.lease.marks.get("units", 0)
+        return SpeechOut(
+            self.lease.spec.params,
+            info.rate or 24_000,
+            units=units,
+            resumed=self.lease.last_offset > 0,
+        )
+
+    def feed(self, items: Sequence[InputItem], now: float) -> None:
+        """Input in order; what was heard already is dropped. Raises `ProtocolError` on a gap
+        and what the cutter raises."""
+        if not self._begun:
+            # A lease may carry its input from the beginning (kinds that continue).
+            self._begun = True
+            if items:
+                self._heard = items[0].offset - 1
+        for item in items:
+            if item.offset <= self._heard:
+                continue
+            if item.offset != self._heard + 1:
+                raise ProtocolError(f"input {item.offset} came, expected {self._heard + 1}")
+            self._heard = item.offset
+            self.cutter.feed([item], now)
+        self.idle_since = now
+
+    @property
+    def resume(self) -> Resume:
+        lease = self.lease
+        return Resume(
+            attempt=lease.attempt,
+            text=lease.text,
+            tokens=lease.marks.get("tokens", 0),
+            fine=lease.consumed.fine,
+        )
+
+    @property
+    def may_lead(self) -> bool:
+        """Whether the reader is near enough for another step."""
+        produced = self.stamper.marks.get("samples", 0)
+        return self.lead.may_run(produced, self.delivered, attached=self.attached)
+
+    def disarm(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

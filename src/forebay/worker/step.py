@@ -1,0 +1,92 @@
+"""One engine step of one session, from the slot it was given to the slot it gives back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from typing import TYPE_CHECKING, Any, cast
+
+from forebay.core.events import Notice, OutputEvent, Text, TextDelta, ToolCalls, Usage
+from forebay.errors import EngineFailed
+from forebay.worker.session import Fate, Session
+
+if TYPE_CHECKING:
+    from forebay.worker.runner import Runner
+
+__all__ = ["run_step"]
+
+
+async def run_step(runner: Runner, session: Session) -> None:
+    """Run the session's ``work``. Never raises but when the runner itself is cancelled.
+
+    Being cancelled with the session's fate decided means: stop this call. It returns when
+    the engine has left, which is when the slot is free.
+    """
+    loop = asyncio.get_running_loop()
+    session.began = True
+    if session.fate is not Fate.LIVE:
+        return
+    try:
+        with _inside(runner, session):
+            runner.start_clock(session)
+            await _open(runner, session)
+            await _consume(runner, session)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if session.fate is Fate.LIVE or task is None:
+            raise
+        task.uncancel()
+    except Exception as exc:  # noqa: BLE001 - the boundary of one job
+        runner.fail(session, exc)
+    finally:
+        session.clock.pause(loop.time())
+        session.disarm()
+
+
+def _inside(runner: Runner, session: Session) -> AbstractContextManager[None]:
+    if runner.steps is None:
+        return nullcontext()
+    return runner.steps.inside(session.job, session.attempt)
+
+
+async def _open(runner: Runner, session: Session) -> None:
+    if not session.opened:
+        session.engine_session = await runner.engine.open(session.lease.spec.params, session.resume)
+        session.opened = True
+
+
+async def _consume(runner: Runner, session: Session) -> None:
+    work = session.work
+    assert work is not None
+    if session.speech is not None:
+        segment = work.items[0]
+        assert isinstance(segment, Text)
+        session.speech.begin(segment)
+    events = runner.engine.step(session.engine_session, work.items)
+    # Engines write `step` as an async generator; the contract only promises an iterator.
+    async with aclosing(cast(Any, events)):
+        async for event in events:
+            await _pass_on(runner, session, event)
+            if session.fate is not Fate.LIVE:
+                return
+    if session.speech is not None:
+        await _write_all(runner, session, session.speech.end())
+    session.cutter.finished(work)
+
+
+async def _pass_on(runner: Runner, session: Session, event: OutputEvent) -> None:
+    if isinstance(event, Notice):
+        await runner.write(session, event)
+    elif session.speech is not None:
+        await _write_all(runner, session, session.speech.piece(event))
+    elif isinstance(event, TextDelta | ToolCalls | Usage):
+        await runner.write(session, event)
+    else:
+        raise EngineFailed(f"engine yielded {type(event).__name__}, expected text events")
+
+
+async def _write_all(runner: Runner, session: Session, pieces: AsyncIterator[OutputEvent]) -> None:
+    async with aclosing(cast(Any, pieces)):
+        async for piece in pieces:
+            await runner.write(session, piece)

@@ -29,6 +29,7 @@ __all__ = [
     "kind_of",
     "models_dir",
     "parse_engine",
+    "with_defaults",
 ]
 
 SERVED = (Kind.TEXT, Kind.SPEECH)
@@ -159,7 +160,7 @@ def _of_kind(config: Config, kind: Kind, folder: Path) -> Iterable[EngineChoice]
         asked, why = [{Kind.TEXT: "llama", Kind.SPEECH: "voices"}[kind]], "default"
     for text in asked:
         name, own = parse_engine(kind, text)
-        options = _from_settings(config, kind, name, folder) | own
+        options = with_defaults(config, kind, name, folder, own)
         secret = {k: options.pop(k) for k in ("api_key",) if k in options}
         own_model = "model" in options
         yield EngineChoice(
@@ -200,10 +201,13 @@ _TEXT: dict[str, Setting[Any]] = {
 }
 
 
-def _from_settings(config: Config, kind: Kind, name: str, folder: Path) -> dict[str, str]:
-    """Options of an engine that a setting decides; only those it declares."""
+def with_defaults(
+    config: Config, kind: Kind, name: str, folder: Path, own: Mapping[str, str]
+) -> dict[str, str]:
+    """An engine's ``own`` options and, beneath them, those that settings decide; only what
+    the engine declares."""
     if name == "synthetic":
-        return {}
+        return dict(own)
     wanted = dict(_TEXT) if kind is Kind.TEXT else {}
     wanted |= {"openai": _OPENAI, "llama": _LLAMA}.get(name, {})
     declared = {option.name for option in _declared(kind, name)}
@@ -214,7 +218,7 @@ def _from_settings(config: Config, kind: Kind, name: str, folder: Path) -> dict[
     }
     if "models_dir" in declared:
         found["models_dir"] = str(folder)
-    return found
+    return found | dict(own)
 
 
 def _declared(kind: Kind, name: str) -> tuple[Option, ...]:

@@ -136,7 +136,9 @@ def worker(
     slots: Annotated[int | None, typer.Option(help="Concurrent steps.")] = None,
     worker_id: Annotated[str | None, typer.Option("--id", hidden=True)] = None,
     standby: Annotated[bool, typer.Option("--standby", hidden=True)] = False,
-    table: Annotated[str | None, typer.Option("--table", hidden=True)] = None,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+    steps_file: Annotated[str | None, typer.Option("--steps-file", hidden=True)] = None,
+    row_file: Annotated[Path | None, typer.Option("--row-file", hidden=True)] = None,
 ) -> None:
     """Serve one kind with one engine, attached to a gateway."""
     from forebay.commands import worker as command
@@ -149,7 +151,9 @@ def worker(
             slots=slots,
             worker_id=worker_id,
             standby=standby,
-            table=table,
+            supervised=supervised,
+            steps_file=steps_file,
+            row_file=row_file,
         )
     )
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from forebay import config as configuration
 from forebay.config import table
 
-__all__ = ["base_url", "console", "data_dir", "dump", "keys_file", "settled"]
+__all__ = ["base_url", "console", "data_dir", "dump", "keys_file", "notes", "settled"]
 
 console = Console(
     highlight=False,
@@ -22,6 +22,10 @@ console = Console(
     # Into a pipe or a file, tables keep whole lines instead of folding at 80 columns.
     width=None if sys.stdout.isatty() else 200,
 )
+
+
+notes = Console(highlight=False, soft_wrap=True, stderr=True)
+"""For people, where standard output is for a program."""
 
 
 def settled(file: Path | None, flags: Mapping[str, Any] | None = None) -> configuration.Config:

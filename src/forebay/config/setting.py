@@ -162,7 +162,7 @@ def _bool(raw: Any) -> bool:
 
 
 def _path(raw: Any) -> Path:
-    return Path(_str(raw)).expanduser()
+    return (raw if isinstance(raw, Path) else Path(_str(raw))).expanduser()
 
 
 def _list(raw: Any) -> list[str]:

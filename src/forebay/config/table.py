@@ -139,6 +139,10 @@ ALLOWED_ORIGINS = _list(
 ALLOWED_HOSTS = _list(
     "server.allowed_hosts", "Values of `Host` that are answered, beside loopback and `server.host`."
 )
+TRUSTED_PROXIES = _list(
+    "server.trusted_proxies",
+    "Addresses whose X-Forwarded-For is believed; they are not held to `limits.max_per_address`.",
+)
 TRUST_CLIENT_TENANT = _bool(
     "server.trust_client_tenant",
     False,

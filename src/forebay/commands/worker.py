@@ -1,0 +1,77 @@
+"""`forebay worker`: one engine in this process, attached to a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from forebay import telemetry
+from forebay.choice import kind_of, models_dir, parse_engine, with_defaults
+from forebay.commands.common import settled
+from forebay.config import rows, table
+from forebay.core.kinds import Row
+from forebay.errors import ConfigError
+
+__all__ = ["run", "run_loop"]
+
+
+def run_loop(main: Coroutine[Any, Any, int]) -> int:
+    """Run on uvloop where there is one, else on asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return int(uvloop.run(main))
+
+
+def run(
+    *,
+    broker: str,
+    kind: str,
+    engine: str,
+    slots: int | None,
+    worker_id: str | None,
+    standby: bool,
+    supervised: bool,
+    steps_file: str | None,
+    row_file: Path | None,
+) -> int:
+    from forebay.worker.main import run_worker
+
+    config = settled(None)
+    telemetry.configure(
+        level=config[table.LOG_LEVEL], form=config[table.LOG_FORMAT], process="worker"
+    )
+    if not broker.startswith("unix://"):
+        raise ConfigError(f"broker is {broker!r}, expected unix:///path of a gateway's link")
+    served = kind_of(kind)
+    name, options = parse_engine(served, engine)
+    row = _read_row(row_file) if row_file else rows(config)[served]
+    return run_loop(
+        run_worker(
+            broker_url=broker,
+            kind=served,
+            engine_name=name,
+            # A supervisor has settled them already; by hand, the settings of this process count.
+            engine_options=options
+            if supervised
+            else with_defaults(config, served, name, models_dir(config), options),
+            slots=slots,
+            worker_id=worker_id,
+            standby=standby,
+            supervised=supervised,
+            steps_file=steps_file,
+            row=row,
+        )
+    )
+
+
+def _read_row(path: Path) -> Row:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Row)
+    except (OSError, msgspec.DecodeError) as exc:
+        raise ConfigError(f"{path} holds no row: {exc}") from exc

@@ -202,7 +202,7 @@ class ChunkEncoder:
 
 
 class Whole:
-    """Collects one answer. ``take`` every event; then `body`, if the job completed."""
+    """Collects one answer. ``take`` every event; then `completion`, if the job completed."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -230,7 +230,7 @@ class Whole:
             case _:
                 return
 
-    def body(self, *, id: str, created: int, model: str) -> bytes:
+    def completion(self, *, id: str, created: int, model: str) -> bytes:
         """The ``chat.completion`` object. Raises `EngineFailed` without a `Usage`."""
         if self._usage is None:
             raise EngineFailed("the model ended without saying why")

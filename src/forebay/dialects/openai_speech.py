@@ -21,7 +21,15 @@ from forebay.dialects import error_of
 from forebay.dialects.openai_common import Call, decode_request, error_object, sse
 from forebay.errors import BadRequest, TooLarge
 
-__all__ = ["MEDIA_TYPES", "SAMPLE_RATE", "PieceEncoder", "SpeechRequest", "Whole", "parse"]
+__all__ = [
+    "MEDIA_TYPES",
+    "SAMPLE_RATE",
+    "PieceEncoder",
+    "SpeechRequest",
+    "Whole",
+    "media_type",
+    "parse",
+]
 
 SAMPLE_RATE = 24_000
 MAX_CHARS = 20_000
@@ -100,8 +108,8 @@ def parse(body: bytes) -> Call:
     )
 
 
-def media_type(request: SpeechRequest) -> bytes:
-    if request.stream_format == "sse":
+def media_type(request: SpeechRequest, *, streamed: bool) -> bytes:
+    if streamed and request.stream_format == "sse":
         return b"text/event-stream; charset=utf-8"
     return MEDIA_TYPES[request.response_format]
 

@@ -1,0 +1,178 @@
+"""The OpenAI surfaces as bare ASGI handlers, and the routes that mount them.
+
+``ROUTES`` answer on every port, ``MODEL_SERVER_ROUTES`` on the port that plays a model
+server (8082), where ``/health`` is an empty 200. A path part in braces takes the rest of the
+path and is handed over in ``scope["path_params"]``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Protocol
+
+from forebay.core.events import OutputEvent
+from forebay.dialects import openai_chat, openai_models, openai_speech
+from forebay.dialects.openai_common import Call
+from forebay.errors import ForebayError
+from forebay.gateway.calls import CallOptions, Collector, Ident, refuse, serve_call
+from forebay.gateway.context import GatewayContext
+from forebay.gateway.responses import (
+    JSON_TYPE,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    new_request_id,
+    reply,
+    reply_json,
+)
+
+__all__ = [
+    "MODEL_SERVER_ROUTES",
+    "ROUTES",
+    "Handler",
+    "audio_speech",
+    "chat_completions",
+    "health",
+    "models",
+    "one_model",
+]
+
+DEFAULTS = CallOptions()
+_STREAM_HEADERS: Headers = [
+    (b"cache-control", b"no-cache, no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+@cache
+def _created() -> int:
+    """``created`` of every model: seconds since 1970 when this process was first asked."""
+    return int(time.time())
+
+
+class Handler(Protocol):
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        ctx: GatewayContext,
+        *,
+        tenant: str = "local",
+    ) -> None: ...
+
+
+class _Chat:
+    name = "openai-chat"
+
+    def parse(self, body: bytes) -> Call:
+        return openai_chat.parse(body)
+
+    def events(self, call: Call) -> bool:
+        return True
+
+    def headers(self, call: Call) -> Headers:
+        if not call.stream:
+            return [(b"content-type", JSON_TYPE), (b"cache-control", b"no-store")]
+        return [(b"content-type", b"text/event-stream; charset=utf-8"), *_STREAM_HEADERS]
+
+    def encoder(self, call: Call, ident: Ident) -> Callable[[OutputEvent], Sequence[bytes]]:
+        options = call.request.stream_options
+        return openai_chat.ChunkEncoder(
+            id=f"chatcmpl-{ident.job}",
+            created=ident.created,
+            model=ident.model,
+            include_usage=options is not None and options.include_usage,
+        ).encode
+
+    def collector(self, call: Call, ident: Ident) -> Collector:
+        return _WholeChat(ident)
+
+
+class _WholeChat(openai_chat.Whole):
+    def __init__(self, ident: Ident) -> None:
+        super().__init__()
+        self._ident = ident
+
+    def body(self) -> bytes:
+        ident = self._ident
+        return self.completion(id=f"chatcmpl-{ident.job}", created=ident.created, model=ident.model)
+
+
+class _Speech:
+    name = "openai-speech"
+
+    def parse(self, body: bytes) -> Call:
+        return openai_speech.parse(body)
+
+    def events(self, call: Call) -> bool:
+        return bool(call.request.stream_format == "sse")
+
+    def headers(self, call: Call) -> Headers:
+        media = openai_speech.media_type(call.request, streamed=call.stream)
+        return [(b"content-type", media), *_STREAM_HEADERS]
+
+    def encoder(self, call: Call, ident: Ident) -> Callable[[OutputEvent], Sequence[bytes]]:
+        return openai_speech.PieceEncoder(call.request).encode
+
+    def collector(self, call: Call, ident: Ident) -> Collector:
+        return openai_speech.Whole(call.request)
+
+
+_chat, _speech = _Chat(), _Speech()
+
+
+async def chat_completions(
+    scope: Scope, receive: Receive, send: Send, ctx: GatewayContext, *, tenant: str = "local"
+) -> None:
+    await serve_call(scope, receive, send, ctx, _chat, tenant=tenant, options=DEFAULTS)
+
+
+async def audio_speech(
+    scope: Scope, receive: Receive, send: Send, ctx: GatewayContext, *, tenant: str = "local"
+) -> None:
+    await serve_call(scope, receive, send, ctx, _speech, tenant=tenant, options=DEFAULTS)
+
+
+async def models(
+    scope: Scope, receive: Receive, send: Send, ctx: GatewayContext, *, tenant: str = "local"
+) -> None:
+    await reply_json(send, openai_models.models(ctx.broker.pools(), _created()))
+
+
+async def one_model(
+    scope: Scope, receive: Receive, send: Send, ctx: GatewayContext, *, tenant: str = "local"
+) -> None:
+    """``GET /v1/models/{model}``; a model's name may contain slashes."""
+    params: dict[str, Any] = scope.get("path_params") or {}
+    name = params.get("model") or str(scope["path"]).partition("/models/")[2]
+    try:
+        found = openai_models.one_model(ctx.broker.pools(), name, _created())
+    except ForebayError as error:
+        await refuse(send, error, new_request_id())
+        return
+    await reply_json(send, found)
+
+
+async def health(
+    scope: Scope, receive: Receive, send: Send, ctx: GatewayContext, *, tenant: str = "local"
+) -> None:
+    """A model server's: empty, 200 once a text model can answer, 503 while none can."""
+    ready = any(pool.ready for pool in ctx.broker.pools() if pool.kind == "text")
+    await reply(send, 200 if ready else 503)
+
+
+ROUTES: list[tuple[tuple[str, ...], str, Handler]] = [
+    (("POST",), "/v1/chat/completions", chat_completions),
+    (("POST",), "/v1/audio/speech", audio_speech),
+    (("GET",), "/v1/models", models),
+    (("GET",), "/v1/models/{model:path}", one_model),
+]
+
+MODEL_SERVER_ROUTES: list[tuple[tuple[str, ...], str, Handler]] = [
+    (("GET",), "/health", health),
+    *ROUTES,
+]

@@ -134,7 +134,7 @@ def worker(
     kind: Annotated[str, typer.Option(help="text or speech.")],
     engine: Annotated[str, typer.Option(metavar="NAME[:k=v,...]", help="Engine and options.")],
     slots: Annotated[int | None, typer.Option(help="Concurrent steps.")] = None,
-    worker_id: Annotated[str | None, typer.Option("--id", hidden=True)] = None,
+    worker_id: Annotated[str | None, typer.Option("--worker-id", hidden=True)] = None,
     standby: Annotated[bool, typer.Option("--standby", hidden=True)] = False,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
     steps_file: Annotated[str | None, typer.Option("--steps-file", hidden=True)] = None,
@@ -344,7 +344,10 @@ def config_caddy(config: ConfigFile = None) -> None:
 
 @app.command()
 def doctor(
-    url: Url = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Check a running server there instead of this installation."),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat every 5 s.")] = False,
     as_json: AsJson = False,
     key: Key = None,

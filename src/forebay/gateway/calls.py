@@ -13,7 +13,6 @@ The bytes of events never pass through a task: the hub writes them to the wire.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -46,11 +45,19 @@ from forebay.gateway.responses import (
 from forebay.gateway.wire import Wire
 from forebay.gateway.wires import asgi_wire
 
-__all__ = ["CallOptions", "Collector", "Ident", "Surface", "read_body", "refuse", "serve_call"]
+__all__ = [
+    "CallOptions",
+    "Collector",
+    "Ident",
+    "Surface",
+    "read_body",
+    "refuse",
+    "request_id",
+    "serve_call",
+]
 
 KEEP_ALIVE = b": still here\n\n"
 PLAIN_WIRE_BYTES = 1024 * 1024
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 log = structlog.get_logger(__name__)
 
@@ -105,15 +112,13 @@ async def serve_call(
     send: Send,
     ctx: GatewayContext,
     surface: Surface,
-    *,
-    tenant: str,
     options: CallOptions,
 ) -> None:
     """Answer one request, whole. Never raises for what a client or a model did.
 
     Cancelling this cancels the job."""
     begun = ctx.clock()
-    request_id = _request_id(scope)
+    request = request_id(scope)
     try:
         body = await read_body(receive, options.body_bytes)
         if body is None:
@@ -123,7 +128,7 @@ async def serve_call(
         spec = ctx.spec(
             call.kind,
             call.params,
-            tenant=tenant,
+            tenant=scope.get("forebay.tenant", "local"),
             dialect=surface.name,
             model=model_name(pool),
             detach_s=0,
@@ -131,9 +136,9 @@ async def serve_call(
         )
         view = await ctx.broker.submit(spec, call.items, gateway=ctx.gateway_id)
     except ForebayError as error:
-        await refuse(send, error, request_id)
+        await refuse(send, error, request)
         return
-    answer = _Answer(ctx, surface, call, view, send, begun, request_id, options)
+    answer = _Answer(ctx, surface, call, view, send, begun, request, options)
     try:
         async with asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(answer.watch(receive))
@@ -384,11 +389,9 @@ def _cut(wire: Wire) -> None:
         cut()
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope.get("headers", ()):
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return str(value.decode())
-    return new_request_id()
+def request_id(scope: Scope) -> str:
+    """The id that the log has too."""
+    return str(scope.get("forebay.request_id") or new_request_id())
 
 
 def _cost_s(call: Call, pool: PoolView) -> float:

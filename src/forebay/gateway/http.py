@@ -1,22 +1,19 @@
 """The OpenAI surfaces as bare ASGI handlers, and the routes that mount them.
 
 ``ROUTES`` answer on every port, ``MODEL_SERVER_ROUTES`` on the port that plays a model
-server (8082), where ``/health`` is an empty 200. A path part in braces takes the rest of the
-path and is handed over in ``scope["path_params"]``.
+server (8082), where ``/health`` is an empty 200. Who may call is decided before they run; the
+tenant is in ``scope["forebay.tenant"]``.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
 
 from forebay.core.events import OutputEvent
 from forebay.dialects import openai_chat, openai_models, openai_speech
 from forebay.dialects.openai_common import Call
 from forebay.errors import ForebayError
-from forebay.gateway.calls import CallOptions, Collector, Ident, refuse, serve_call
+from forebay.gateway.calls import CallOptions, Collector, Ident, refuse, request_id, serve_call
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.responses import (
     JSON_TYPE,
@@ -24,7 +21,6 @@ from forebay.gateway.responses import (
     Receive,
     Scope,
     Send,
-    new_request_id,
     reply,
     reply_json,
 )
@@ -47,22 +43,7 @@ _STREAM_HEADERS: Headers = [
 ]
 
 
-@cache
-def _created() -> int:
-    """``created`` of every model: seconds since 1970 when this process was first asked."""
-    return int(time.time())
-
-
-class Handler(Protocol):
-    async def __call__(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        ctx: GatewayContext,
-        *,
-        tenant: str = "local",
-    ) -> None: ...
+Handler = Callable[[Scope, Receive, Send, GatewayContext], Awaitable[None]]
 
 
 class _Chat:
@@ -125,41 +106,34 @@ class _Speech:
 _chat, _speech = _Chat(), _Speech()
 
 
-async def chat_completions(
-    scope: Scope, receive: Receive, send: Send, ctx: GatewayContext, *, tenant: str = "local"
-) -> None:
-    await serve_call(scope, receive, send, ctx, _chat, tenant=tenant, options=DEFAULTS)
+async def chat_completions(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    await serve_call(scope, receive, send, ctx, _chat, DEFAULTS)
 
 
-async def audio_speech(
-    scope: Scope, receive: Receive, send: Send, ctx: GatewayContext, *, tenant: str = "local"
-) -> None:
-    await serve_call(scope, receive, send, ctx, _speech, tenant=tenant, options=DEFAULTS)
+async def audio_speech(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    await serve_call(scope, receive, send, ctx, _speech, DEFAULTS)
 
 
-async def models(
-    scope: Scope, receive: Receive, send: Send, ctx: GatewayContext, *, tenant: str = "local"
-) -> None:
-    await reply_json(send, openai_models.models(ctx.broker.pools(), _created()))
+async def models(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    await reply_json(send, openai_models.models(ctx.broker.pools(), _created(ctx)))
 
 
-async def one_model(
-    scope: Scope, receive: Receive, send: Send, ctx: GatewayContext, *, tenant: str = "local"
-) -> None:
-    """``GET /v1/models/{model}``; a model's name may contain slashes."""
-    params: dict[str, Any] = scope.get("path_params") or {}
-    name = params.get("model") or str(scope["path"]).partition("/models/")[2]
+async def one_model(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    """``GET /v1/models/NAME``; names of models often contain a slash."""
+    name = str(scope["path"]).partition("/models/")[2]
     try:
-        found = openai_models.one_model(ctx.broker.pools(), name, _created())
+        found = openai_models.one_model(ctx.broker.pools(), name, _created(ctx))
     except ForebayError as error:
-        await refuse(send, error, new_request_id())
+        await refuse(send, error, request_id(scope))
         return
     await reply_json(send, found)
 
 
-async def health(
-    scope: Scope, receive: Receive, send: Send, ctx: GatewayContext, *, tenant: str = "local"
-) -> None:
+def _created(ctx: GatewayContext) -> int:
+    return int(ctx.started_at.timestamp())
+
+
+async def health(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
     """A model server's: empty, 200 once a text model can answer, 503 while none can."""
     ready = any(pool.ready for pool in ctx.broker.pools() if pool.kind == "text")
     await reply(send, 200 if ready else 503)
@@ -169,7 +143,8 @@ ROUTES: list[tuple[tuple[str, ...], str, Handler]] = [
     (("POST",), "/v1/chat/completions", chat_completions),
     (("POST",), "/v1/audio/speech", audio_speech),
     (("GET",), "/v1/models", models),
-    (("GET",), "/v1/models/{model:path}", one_model),
+    (("GET",), "/v1/models/{name}", one_model),
+    (("GET",), "/v1/models/{owner}/{name}", one_model),
 ]
 
 MODEL_SERVER_ROUTES: list[tuple[tuple[str, ...], str, Handler]] = [

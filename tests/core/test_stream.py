@@ -144,6 +144,12 @@ def test_a_reader_that_has_every_unit_still_gets_the_end() -> None:
     assert offsets(log.after_mark("units", 2)) == [2, 3]
 
 
+def test_audio_that_speaks_no_unit_is_given_again_rather_than_lost() -> None:
+    log = log_of(audio(0), audio(2, ""), audio(2))
+    assert offsets(log.after_mark("units", 2)) == [2, 3]
+    assert offsets(log.after_mark("units", 1)) == [1, 2, 3]
+
+
 def test_a_reader_that_has_nothing_gets_what_came_before_the_first_unit() -> None:
     log = log_of(Notice(code="cut", message="prompt cut"), TextDelta(text="a"))
     assert offsets(log.after_mark("chars", 0)) == [1, 2]

@@ -179,8 +179,9 @@ class Cursor:
     ``slow_s``: the age at which the kind's slow rule acts; None means never.
     """
 
-    # Arrival times are kept this far apart and at most this many, so an age is at most
-    # GRAIN_S too high and a reader costs a few KiB however far behind it is.
+    # Arrival times are kept this far apart and at most this many, so a reader costs a few KiB
+    # however far behind it is. An age is at most GRAIN_S too high; past MAX_ARRIVALS it is
+    # too low, as nobody may be cut for somebody else's delay.
     GRAIN_S = 0.25
     MAX_ARRIVALS = 256
 
@@ -210,10 +211,10 @@ class Cursor:
             return False
         fits = first == self.offset + 1
         self.head = last
-        if self._arrivals and (
-            now - self._arrivals[-1][1] < self.GRAIN_S or len(self._arrivals) == self.MAX_ARRIVALS
-        ):
+        if self._arrivals and now - self._arrivals[-1][1] < self.GRAIN_S:
             self._arrivals[-1] = (last, self._arrivals[-1][1])
+        elif len(self._arrivals) == self.MAX_ARRIVALS:
+            self._arrivals[-1] = (last, now)
         else:
             self._arrivals.append((last, now))
         return fits

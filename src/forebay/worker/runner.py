@@ -42,6 +42,8 @@ __all__ = ["ITEM_BYTES", "Runner", "failure"]
 
 ITEM_BYTES = 240 * 1024
 """Largest output event: byte credit comes back in lumps, so a full 256 KiB may never do."""
+NUMBERS_BYTES = 64
+"""What an event's numbers may add to its size when it is stamped."""
 
 log = structlog.get_logger(__name__)
 
@@ -271,18 +273,18 @@ class Runner:
         size = size_of(event)
         if size > ITEM_BYTES:
             raise EngineFailed(f"output event of {size} bytes, expected at most {ITEM_BYTES}")
-        while session.credit < size and session.fate is Fate.LIVE:
+        while session.credit < size + NUMBERS_BYTES and session.fate is Fate.LIVE:
             session.room.clear()
             session.clock.pause(self._loop.time())
             session.disarm()
             await session.room.wait()
             self.start_clock(session)
         if session.fate is Fate.LIVE:
-            self._commit(session, event, size)
+            self._commit(session, event)
 
-    def _commit(self, session: Session, event: OutputEvent, size: int) -> None:
+    def _commit(self, session: Session, event: OutputEvent) -> None:
         stamped = session.stamper.stamp(event)
-        session.credit -= size
+        session.credit -= size_of(stamped)
         units = session.stamper.marks.get("units", 0)
         self.broker.commit(
             session.job,
@@ -335,17 +337,15 @@ class Runner:
         """Commit the terminal event, now or when there is credit for it, and let go."""
         if session.fate is not Fate.LIVE:
             return
-        if session.credit >= size_of(ended):
-            self._say_last(session, ended)
-        else:
-            session.last_words = ended
+        session.last_words = ended
+        self._say_last(session, ended)
+        if session.fate is Fate.LIVE:
             self._leave(session, Fate.ENDING)
 
     def _say_last(self, session: Session, ended: Ended) -> None:
-        size = size_of(ended)
-        if session.credit >= size:
+        if session.credit >= size_of(ended) + NUMBERS_BYTES:
             session.last_words = None
-            self._commit(session, ended, size)
+            self._commit(session, ended)
             self._leave(session, Fate.ENDED)
 
     # ------------------------------------------------------------------ leaving
@@ -379,8 +379,8 @@ class Runner:
 
     def _flush_speech(self, session: Session) -> None:
         tail = session.speech.flush() if session.speech is not None else None
-        if tail is not None and session.credit >= size_of(tail):
-            self._commit(session, tail, size_of(tail))
+        if tail is not None and session.credit >= size_of(tail) + NUMBERS_BYTES:
+            self._commit(session, tail)
 
     async def _close(self, session: Session) -> None:
         if session.opened:

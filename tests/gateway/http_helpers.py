@@ -18,12 +18,11 @@ from forebay.errors import ForebayError
 from forebay.gateway.app import GatewayApp
 from forebay.gateway.auth import Auth
 from forebay.gateway.context import GatewayContext
-from forebay.gateway.http import MODEL_SERVER_ROUTES
+from forebay.gateway.endpoints import routes
 from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import MAIN
-from forebay.gateway.routes import Route
 from forebay.gateway.server import GatewayServer
 
 Script = Callable[[Lease], AsyncIterator[OutputEvent]]
@@ -114,13 +113,8 @@ async def stand(*, stock: bool = False, **context: Any) -> AsyncIterator[Stand]:
             broker=broker, hub=hub, gateway_id="g1", metrics=metrics, options=options,
             auth=Auth(options), **context,
         )  # fmt: skip
-        routes = [
-            Route(method=method, path=path, handler=handler, needs="")
-            for methods, path, handler in MODEL_SERVER_ROUTES
-            for method in methods
-        ]
         text, speech = Player(broker, "text/tiny"), Player(broker, "speech/tone")
-        server = GatewayServer(GatewayApp(ctx, routes), options, metrics, stock=stock)
+        server = GatewayServer(GatewayApp(ctx, routes()), options, metrics, stock=stock)
         listening = socket.create_server(("127.0.0.1", 0))
         try:
             await server.start([(listening, MAIN)])

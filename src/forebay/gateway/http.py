@@ -1,8 +1,6 @@
 """The OpenAI surfaces as bare ASGI handlers, and the routes that mount them.
 
-``ROUTES`` answer on every port, ``MODEL_SERVER_ROUTES`` on the port that plays a model
-server (8082), where ``/health`` is an empty 200. Who may call is decided before they run; the
-tenant is in ``scope["forebay.tenant"]``.
+Who may call is decided before a handler runs; the tenant is in ``scope["forebay.tenant"]``.
 """
 
 from __future__ import annotations
@@ -26,7 +24,6 @@ from forebay.gateway.responses import (
 )
 
 __all__ = [
-    "MODEL_SERVER_ROUTES",
     "ROUTES",
     "Handler",
     "audio_speech",
@@ -143,11 +140,5 @@ ROUTES: list[tuple[tuple[str, ...], str, Handler]] = [
     (("POST",), "/v1/chat/completions", chat_completions),
     (("POST",), "/v1/audio/speech", audio_speech),
     (("GET",), "/v1/models", models),
-    (("GET",), "/v1/models/{name}", one_model),
-    (("GET",), "/v1/models/{owner}/{name}", one_model),
-]
-
-MODEL_SERVER_ROUTES: list[tuple[tuple[str, ...], str, Handler]] = [
-    (("GET",), "/health", health),
-    *ROUTES,
+    (("GET",), "/v1/models/{model:path}", one_model),
 ]

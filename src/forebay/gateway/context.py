@@ -6,14 +6,17 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from forebay.broker import GatewayBroker
 from forebay.core.kinds import KINDS, Kind, Row
 from forebay.core.spec import Deadlines, JobSpec
 from forebay.errors import ModelNotFound, NoWorkers
+from forebay.gateway.auth import Auth
 from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
+from forebay.gateway.options import GatewayOptions
 
 __all__ = ["ChatOptions", "GatewayContext"]
 
@@ -49,6 +52,29 @@ class GatewayContext:
     chat: ChatOptions = ChatOptions()
     clock: Callable[[], float] = time.monotonic
     new_id: Callable[[], str] = _new_id
+    options: GatewayOptions = GatewayOptions()
+    auth: Auth = field(default_factory=lambda: Auth(GatewayOptions()))
+    version: str = ""
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started_s: float = field(default_factory=time.monotonic)
+    ports: dict[str, int] = field(default_factory=dict)
+    """Where this gateway listens: personality to port number."""
+    expected: tuple[str, ...] = ()
+    """Pools that this gateway was started for; ready means that each of them is."""
+    draining: bool = False
+    """True from SIGTERM on: no new work, and open streams should come to an end."""
+    drain_watchers: list[Callable[[], None]] = field(default_factory=list)
+
+    def on_drain(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` once, when `draining` becomes true and clients should be told.
+        Returns the call that takes it back."""
+        self.drain_watchers.append(callback)
+
+        def stop() -> None:
+            if callback in self.drain_watchers:
+                self.drain_watchers.remove(callback)
+
+        return stop
 
     def pool(self, kind: Kind, model: str = "") -> str:
         """The pool that serves ``model``, or the kind's first.

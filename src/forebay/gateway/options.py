@@ -42,6 +42,8 @@ class GatewayOptions:
     body_min_bytes_s: int = 1 * KiB
     handshake_s: float = 10.0
     """From a whole WebSocket request to our answer."""
+    first_message_s: float | None = 5.0
+    """On the main port, from our 101 on `/tts` and `/chat` to the client's first message."""
     keep_alive_s: float = 15.0
     """Silence between two requests of one connection."""
     ping_s: float = 20.0

@@ -12,7 +12,7 @@ from typing import Literal
 
 from forebay.errors import ConfigError
 
-__all__ = ["MAIN", "PERSONALITIES", "Personality", "Port", "personality"]
+__all__ = ["MAIN", "PERSONALITIES", "Personality", "Port", "is_loopback", "personality"]
 
 MiB = 1024 * 1024
 Face = Literal["console", "info", "model"]
@@ -118,3 +118,8 @@ def personality(name: str) -> Personality:
             f"no port personality is called {name!r}, expected one of {', '.join(PERSONALITIES)}"
         )
     return found
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address a socket is bound to can be reached from this machine only."""
+    return address.startswith("127.") or address in ("::1", "localhost", "")

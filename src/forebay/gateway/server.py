@@ -27,26 +27,24 @@ from forebay.gateway.gate import Gate
 from forebay.gateway.http_protocol import HttpProtocol
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
-from forebay.gateway.personality import Personality, Port
+from forebay.gateway.personality import Personality, Port, is_loopback
 from forebay.gateway.responses import Receive, Scope, Send
 from forebay.gateway.sweep import Sweep
+from forebay.gateway.ws_protocol import WebSocketProtocol
 
-__all__ = ["Application", "GatewayServer", "Listener", "is_loopback"]
+__all__ = ["Application", "GatewayServer", "Listener"]
 
 log = structlog.get_logger(__name__)
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 DRAIN_GRAIN_S = 0.05
+QUIET_S = 5.0
+"""A WebSocket without a message either way for so long has nothing to finish."""
 CUT_S = 1.0
 """From the last goodbye to the cut of whoever did not go."""
 
 _quiet = logging.getLogger("forebay.uvicorn")
 _quiet.disabled = True  # uvicorn logs paths with their query, and tracebacks; we log our own
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address a socket is bound to can be reached from this machine only."""
-    return address.startswith("127.") or address in ("::1", "localhost", "")
 
 
 class Listener:
@@ -169,19 +167,28 @@ class GatewayServer:
             server.close()
         self._servers.clear()
 
-    async def wait_idle(self, limit_s: float) -> bool:
-        """Wait until no connection and no request is left; false when ``limit_s`` passed.
+    async def wait_idle(self, limit_s: float, hurry: asyncio.Event | None = None) -> bool:
+        """Wait until no connection and no request is left; false when ``limit_s`` passed, or
+        ``hurry`` was set, before that.
 
-        Connections without a request in work are asked to go at once."""
+        Whoever has nothing in work is sent away at once: HTTP connections between requests,
+        WebSockets on which nothing has moved for `QUIET_S` (1012)."""
         until = self.loop.time() + limit_s
         while self.state.connections or self.state.tasks:
-            for connection in list(self.state.connections):
-                if not isinstance(connection, WebSocketsSansIOProtocol):
-                    connection.shutdown()
-            if self.loop.time() >= until:
+            self._send_away()
+            if self.loop.time() >= until or (hurry is not None and hurry.is_set()):
                 return False
             await asyncio.sleep(DRAIN_GRAIN_S)
         return True
+
+    def _send_away(self) -> None:
+        now = self.loop.time()
+        for connection in list(self.state.connections):
+            if isinstance(connection, WebSocketProtocol):
+                if connection.quiet_s(now) >= QUIET_S:
+                    connection.shutdown()
+            elif not isinstance(connection, WebSocketsSansIOProtocol):
+                connection.shutdown()
 
     async def cut(self) -> None:
         """End every connection: WebSockets with 1012, responses by breaking them off."""

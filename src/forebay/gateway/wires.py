@@ -64,6 +64,7 @@ class WebSocketWire:
             return
         if not protocol.handshake_complete:
             raise RuntimeError("sent to a websocket that was not accepted yet")
+        protocol.moved = protocol.loop.time()
         if isinstance(data, str):
             payload = data.encode("utf-8", "replace")
             header = frame_header(TEXT, len(payload))

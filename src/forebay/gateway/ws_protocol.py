@@ -59,6 +59,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._fragments = bytearray()
         self._made = 0.0
         self._heard = 0.0
+        self.moved = 0.0  # when a message last went either way; set by the wire too
         self._pinged = -1.0
         self._closing_since: float | None = None
         self._close_code = 1006  # what the application is told if nobody says more
@@ -72,12 +73,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """True once nothing more can be sent."""
         return self.disconnected or self.close_sent or self.conn.state is not OPEN
 
+    def quiet_s(self, now: float) -> float:
+        """For how long no message has gone either way."""
+        return now - self.moved
+
     # ---------------------------------------------------------------- the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=LOW_WATER_BYTES, low=LOW_WATER_BYTES)
-        self._made = self._heard = self.loop.time()
+        self._made = self._heard = self.moved = self.loop.time()
         self.listener.gate.websockets += 1
         self.listener.sweep.at(self, self._made + self.options.handshake_s)
 
@@ -226,6 +231,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._fragments += event.data
         if not event.fin:
             return
+        self.moved = self._heard
         data = bytes(self._fragments) if self._fragments else bytes(event.data)
         self._fragments.clear()
         if self.close_sent:

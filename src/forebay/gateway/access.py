@@ -1,0 +1,104 @@
+"""Who is this Host, who is this Origin: the two questions a browser's requests raise.
+
+A page from anywhere can make a browser connect to a server on its user's own machine. What
+stands in its way is the ``Origin`` the browser adds (checked against the gateway's own and
+a list) and the ``Host`` it was asked for (checked so that a name which an attacker points
+at 127.0.0.1 is not answered).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+from forebay.errors import Forbidden
+from forebay.gateway.options import GatewayOptions
+from forebay.gateway.personality import Port
+from forebay.gateway.responses import Scope
+
+__all__ = ["check_host", "check_origin", "header", "is_ip", "listed_origin", "split_host"]
+
+DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of that lower-case name, or None."""
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
+def split_host(host: str) -> tuple[str, int | None]:
+    """``name`` (lower case, no brackets) and port of a Host header or URL authority."""
+    parts = urlsplit("//" + host.strip())
+    try:
+        return (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        return "", None
+
+
+def is_ip(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def is_this_machine(name: str) -> bool:
+    """Whether a name can only mean this machine, whatever any DNS server says."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def check_host(scope: Scope, port: Port, options: GatewayOptions, *, keyed: bool) -> None:
+    """Raise `Forbidden` for a Host this gateway does not answer to.
+
+    ``keyed``: a key is demanded of everyone here; then nothing is gained by rebinding a
+    name, and any name will do unless a list is given."""
+    name, _ = split_host(header(scope, b"host") or "")
+    listed = options.allowed_hosts
+    if is_this_machine(name) or "*" in listed or name in listed:
+        return
+    if not port.loopback:
+        if keyed and not listed:
+            return
+        if is_ip(name) or (name and name == socket.gethostname().lower()):
+            return
+    raise Forbidden("host is not one this gateway answers to (setting allowed_hosts)")
+
+
+def listed_origin(origin: str, options: GatewayOptions) -> bool:
+    return "*" in options.allowed_origins or origin.lower().rstrip("/") in {
+        item.lower().rstrip("/") for item in options.allowed_origins
+    }
+
+
+def check_origin(scope: Scope, port: Port, options: GatewayOptions) -> None:
+    """Raise `Forbidden` for a browser page that has no business here.
+
+    Allowed: no Origin (not a browser), the gateway's own, those listed; on loopback also
+    pages served from this machine; on a compat port any, as the originals had it."""
+    origin = header(scope, b"origin")
+    if origin is None or port.personality.compat or listed_origin(origin, options):
+        return
+    parts = urlsplit(origin)
+    try:
+        name, number = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        name, number = "", None
+    if parts.scheme in ("http", "https") and name and not parts.path.strip("/"):
+        if port.loopback and is_this_machine(name):
+            return
+        host, host_port = split_host(header(scope, b"host") or "")
+        default = DEFAULT_PORTS[parts.scheme]
+        if name == host and (number or default) == (host_port or default):
+            return
+    raise Forbidden("origin is not allowed here (setting allowed_origins)")

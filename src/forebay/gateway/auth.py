@@ -1,0 +1,185 @@
+"""Who may do what: keys, tickets, and the one tenant of a machine without keys.
+
+On loopback whoever connects is ``local`` and may do everything, unless they show a key of
+ours, which then counts. Elsewhere a key is demanded: ``Authorization: Bearer fb_...``, a
+one-time ticket in the query of a WebSocket (browsers cannot set headers there), or, on
+compat ports only, ``?api_key=`` as the originals took it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from forebay.errors import CannotBoot, Forbidden, Unauthorized
+from forebay.gateway.access import check_host, check_origin, header
+from forebay.gateway.keys import PREFIX, SCOPES, KeyStore, valid_tenant
+from forebay.gateway.options import GatewayOptions
+from forebay.gateway.personality import MAIN, Port, is_loopback
+from forebay.gateway.responses import Scope
+
+__all__ = ["LOCAL", "PUBLIC", "Auth", "Principal", "Tickets", "port_of", "refuse_open_bind"]
+
+PUBLIC = ""
+"""The scope of routes that anyone may call: health, and the console's own files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """On whose behalf a request is made. ``admin`` among the scopes implies all others."""
+
+    tenant: str
+    scopes: frozenset[str]
+    key_id: str = ""
+
+    def may(self, scope: str) -> bool:
+        return scope == PUBLIC or scope in self.scopes or "admin" in self.scopes
+
+
+LOCAL = Principal(tenant="local", scopes=frozenset(SCOPES))
+
+
+def port_of(scope: Scope) -> Port:
+    """Where the connection came in. Without our server in front (a test client) it is the
+    main port, and loopback if the address says so."""
+    port = scope.get("forebay.port")
+    if isinstance(port, Port):
+        return port
+    server = scope.get("server") or ("127.0.0.1", 0)
+    return Port(MAIN, is_loopback(str(server[0])))
+
+
+class Tickets:
+    """One-time stand-ins for a key, good for ``life_s``. At most ``limit``; the oldest go."""
+
+    def __init__(self, life_s: float, limit: int, clock: Callable[[], float]) -> None:
+        self.life_s, self._limit, self._clock = life_s, limit, clock
+        self._held: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
+
+    def issue(self, principal: Principal) -> str:
+        now = self._clock()
+        while self._held:
+            oldest, (until, _) = next(iter(self._held.items()))
+            if until > now and len(self._held) < self._limit:
+                break
+            del self._held[oldest]
+        ticket = "fbt_" + secrets.token_hex(24)
+        self._held[ticket] = (now + self.life_s, principal)
+        return ticket
+
+    def redeem(self, ticket: str) -> Principal:
+        """Whom the ticket was for; it is used up. Raises `Unauthorized`."""
+        until, principal = self._held.pop(ticket, (0.0, LOCAL))
+        if until <= self._clock():
+            raise Unauthorized("ticket is unknown, used or expired")
+        return principal
+
+
+class Auth:
+    """Decides for each request who makes it and whether they may.
+
+    ``clock``: monotonic seconds; ``wall``: seconds since 1970, for the expiry of keys.
+    Raises `ConfigError` when the key file is unusable."""
+
+    def __init__(
+        self,
+        options: GatewayOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.options = options
+        self._clock, self._wall = clock, wall
+        self.keys = KeyStore(Path(options.keys_file)) if options.keys_file else None
+        self.tickets = Tickets(options.ticket_s, options.max_tickets, clock)
+
+    def demands_key(self, port: Port) -> bool:
+        """Whether requests on this port must show a key."""
+        if self.options.require_key is not None:
+            return self.options.require_key
+        if self.options.insecure_no_auth:
+            return False
+        return not port.loopback or bool(self.options.allowed_hosts)
+
+    def check(self, scope: Scope, needs: str, *, orchestrator: bool = False) -> Principal:
+        """Who makes this request, if they may do ``needs`` (one of `keys.SCOPES` or
+        `PUBLIC`). Raises `Forbidden` or `Unauthorized`.
+
+        ``orchestrator``: the route is the original orchestrator's, which knew one key of
+        its own (`GatewayOptions.orch_api_key`) on compat ports."""
+        port = port_of(scope)
+        check_host(scope, port, self.options, keyed=self.demands_key(port) or needs == PUBLIC)
+        check_origin(scope, port, self.options)
+        if needs == PUBLIC:
+            return LOCAL
+        principal = self._identify(scope, port, orchestrator)
+        if not principal.may(needs):
+            raise Forbidden(f"this key lacks the scope {needs!r}")
+        return principal
+
+    def _identify(self, scope: Scope, port: Port, orchestrator: bool) -> Principal:
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=100)
+        if "ticket" in query and scope["type"] == "websocket":
+            return self.tickets.redeem(query["ticket"][0])
+        shown = _bearer(scope)
+        if shown is None and port.personality.compat and "api_key" in query:
+            shown = query["api_key"][0]
+        if orchestrator and port.personality.compat and self.options.orch_api_key is not None:
+            if shown is not None and _same(shown, self.options.orch_api_key):
+                return LOCAL
+            if shown is None or not shown.startswith(PREFIX):
+                raise Unauthorized("this port asks for the orchestrator's api key")
+            return self._by_key(shown)
+        demanded = self.demands_key(port)
+        if shown is not None and (demanded or shown.startswith(PREFIX)):
+            return self._by_key(shown)
+        if demanded:
+            raise Unauthorized("expected an api key: Authorization: Bearer fb_...")
+        return self._keyless(scope)
+
+    def _by_key(self, shown: str) -> Principal:
+        record = None
+        if self.keys is not None:
+            record = self.keys.find(shown, now=self._wall(), clock=self._clock())
+        if record is None:
+            raise Unauthorized("api key is unknown, revoked or expired")
+        return Principal(tenant=record.tenant, scopes=frozenset(record.scopes), key_id=record.id)
+
+    def _keyless(self, scope: Scope) -> Principal:
+        if self.options.trust_client_tenant:
+            tenant = header(scope, b"x-tenant")
+            if tenant is not None and valid_tenant(tenant):
+                return Principal(tenant=tenant, scopes=LOCAL.scopes)
+        return LOCAL
+
+
+def refuse_open_bind(addresses: Sequence[str], options: GatewayOptions) -> None:
+    """Raise `CannotBoot` when others could reach this gateway without any key."""
+    others = [address for address in addresses if not is_loopback(address)]
+    if not others or options.insecure_no_auth:
+        return
+    keys = KeyStore(Path(options.keys_file)) if options.keys_file else ()
+    if len(keys) == 0:
+        raise CannotBoot(
+            f"listening on {others[0]} would let others in without a key: "
+            "make one with 'forebay keys create', or pass --insecure-no-auth",
+            stage="bind",
+        )
+
+
+def _bearer(scope: Scope) -> str | None:
+    value = header(scope, b"authorization")
+    if value is None:
+        return None
+    scheme, _, rest = value.partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" and rest.strip() else None
+
+
+def _same(a: str, b: str) -> bool:
+    return hmac.compare_digest(a.encode("utf-8", "replace"), b.encode("utf-8", "replace"))

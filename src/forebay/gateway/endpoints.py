@@ -1,0 +1,124 @@
+"""Every route of the gateway: the one list that the application and its tests read."""
+
+from __future__ import annotations
+
+from forebay.core.kinds import Kind
+from forebay.dialects.tts import TtsDialect
+from forebay.gateway import faces
+from forebay.gateway.auth import PUBLIC, port_of
+from forebay.gateway.chat import serve_chat
+from forebay.gateway.connection import serve_websocket
+from forebay.gateway.console import static
+from forebay.gateway.context import GatewayContext
+from forebay.gateway.http import ROUTES as OPENAI_ROUTES
+from forebay.gateway.http import health as model_health
+from forebay.gateway.responses import Receive, Scope, Send
+from forebay.gateway.routes import Handler, Route
+
+__all__ = ["routes"]
+
+CONSOLES = frozenset({"main", "voice", "voice-alt"})
+WORKING_METHODS = frozenset({"POST", "PUT", "PATCH"})
+
+
+async def _tts(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    dialect = TtsDialect(ctx.rows[Kind.SPEECH].detach_s)
+    await serve_websocket(
+        scope,
+        receive,
+        send,
+        ctx,
+        dialect,
+        tenant=scope["forebay.tenant"],
+        first_message_s=_first_message_s(scope, ctx),
+    )
+
+
+async def _chat(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    await serve_chat(
+        scope,
+        receive,
+        send,
+        ctx,
+        tenant=scope["forebay.tenant"],
+        greet=port_of(scope).personality.greeting,
+        first_message_s=_first_message_s(scope, ctx),
+    )
+
+
+async def _text_chat(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    """People think before they type: no deadline for the first message."""
+    await serve_chat(scope, receive, send, ctx, tenant=scope["forebay.tenant"], greet="at_once")
+
+
+def _first_message_s(scope: Scope, ctx: GatewayContext) -> float | None:
+    """The originals knew no such deadline, so their ports have none."""
+    return None if port_of(scope).personality.compat else ctx.options.first_message_s
+
+
+def routes() -> list[Route]:
+    """The table. Order does not matter."""
+    return [*_own(), *_jobs(), *_openai(), *_voice()]
+
+
+def _own() -> list[Route]:
+    def get(path: str, handler: Handler, needs: str = PUBLIC, **facts: object) -> Route:
+        return Route(method="GET", path=path, handler=handler, needs=needs, **facts)  # type: ignore[arg-type]
+
+    return [
+        get("/", faces.root),
+        get("/static/{name:path}", static, on=CONSOLES),
+        get("/healthz", faces.tts_health),
+        get("/tts/healthz", faces.tts_health),
+        get("/orch/healthz", faces.orch_health),
+        get("/health", faces.health, on=frozenset({"main"})),
+        get("/health", model_health, on=frozenset({"model"})),
+        get("/readyz", faces.ready),
+        get("/metrics", faces.metrics, "admin", compat_needs="read"),
+        get("/api/status", faces.status, "read"),
+        Route(method="POST", path="/api/ticket", handler=faces.ticket, needs="submit"),
+    ]
+
+
+def _jobs() -> list[Route]:
+    def row(method: str, path: str, needs: str, works: bool = False) -> Route:
+        return Route(method=method, path=path, handler=faces.jobs, needs=needs, works=works)
+
+    return [
+        row("GET", "/api/jobs", "read"),
+        row("GET", "/api/jobs/{id}", "read"),
+        row("POST", "/api/jobs/{id}/cancel", "cancel"),
+        row("POST", "/api/jobs/{id}/retry", "submit", works=True),
+    ]
+
+
+def _openai() -> list[Route]:
+    return [
+        Route(
+            method=method,
+            path=path,
+            handler=handler,
+            needs="submit" if method in WORKING_METHODS else "read",
+            works=method in WORKING_METHODS,
+        )
+        for methods, path, handler in OPENAI_ROUTES
+        for method in methods
+    ]
+
+
+def _voice() -> list[Route]:
+    def row(path: str, handler: Handler, orchestrator: bool) -> Route:
+        return Route(
+            method="WEBSOCKET",
+            path=path,
+            handler=handler,
+            needs="submit",
+            works=True,
+            orchestrator=orchestrator,
+        )
+
+    return [
+        row("/tts", _tts, False),
+        row("/chat", _chat, True),
+        row("/ws/chat", _text_chat, True),
+    ]

@@ -1,0 +1,311 @@
+"""The gateway process: what is opened at its start, in which order, and how it ends.
+
+The supervisor binds the listening sockets, writes a `GatewaySpec` and starts
+``forebay _gateway SPECFILE``; the process inherits the sockets by number. On SIGTERM it
+drains: readiness off, listeners closed, `linger_s` for connections already on their way,
+then no new jobs, whoever is idle is sent away (1012), whoever is served may finish within
+`drain_s`, and the rest is cut. A second signal cuts at once. SIGHUP reads the keys again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from forebay import telemetry
+from forebay.broker.journal import Journal
+from forebay.broker.link_server import serve_link
+from forebay.broker.local import LocalBroker
+from forebay.broker.local_base import Settings
+from forebay.errors import CannotBoot, ConfigError, ForebayError
+from forebay.gateway.app import GatewayApp
+from forebay.gateway.auth import Auth, refuse_open_bind
+from forebay.gateway.context import ChatOptions, GatewayContext
+from forebay.gateway.costs import process_costs
+from forebay.gateway.endpoints import routes
+from forebay.gateway.gate import raise_fd_limit
+from forebay.gateway.hub import Hub
+from forebay.gateway.metrics import GatewayMetrics
+from forebay.gateway.options import GatewayOptions
+from forebay.gateway.personality import Personality, personality
+from forebay.gateway.server import GatewayServer
+from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
+
+__all__ = ["GatewaySpec", "SocketSpec", "main", "read_spec", "run_gateway", "write_spec"]
+
+WARN_EVERY_S = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+class SocketSpec(msgspec.Struct, frozen=True, array_like=True):
+    """An inherited listening socket and whose manners it has."""
+
+    fd: int
+    personality: str
+
+
+class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a gateway process is told.
+
+    ``link_path``: where workers attach. ``data_dir``: where the journal lives; None: durable
+    jobs end with the process. ``expected``: pools whose workers are being started; ready
+    means that each has one. ``broker``: store limits and the kind table as the operator
+    altered it. ``parent_pid``: the supervisor, with whom this process ends.
+    ``stock_protocols``: uvicorn's own classes instead of ours, to tell whose fault a thing is.
+    """
+
+    sockets: list[SocketSpec]
+    link_path: str
+    data_dir: str | None = None
+    gateway_id: str = ""
+    parent_pid: int | None = None
+    expected: list[str] = []
+    options: GatewayOptions = GatewayOptions()
+    broker: Settings = Settings()
+    chat: ChatOptions = ChatOptions()
+    log_level: str = "info"
+    log_format: str = "auto"
+    stock_protocols: bool = False
+
+
+def write_spec(spec: GatewaySpec, path: Path) -> None:
+    """Write ``spec`` for `read_spec`, readable by its owner only: it may hold keys."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(msgspec.json.encode(spec))
+
+
+def read_spec(path: Path) -> GatewaySpec:
+    """Raises `ConfigError` when the file is not one, or others may read it."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"gateway spec {path} cannot be read: {error.strerror}") from error
+    if mode & 0o077:
+        raise ConfigError(f"gateway spec {path} has mode {mode:o}, expected 600")
+    try:
+        return msgspec.json.decode(raw, type=GatewaySpec)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"gateway spec {path} is malformed: {error}") from error
+
+
+async def run_gateway(spec: GatewaySpec, *, stop: asyncio.Event | None = None) -> int:
+    """Serve until SIGTERM, SIGINT or ``stop``, then drain. Returns the exit code.
+
+    Raises `CannotBoot` or `ConfigError` before anything listens. Signals are handled only
+    where the event loop may (the main thread)."""
+    async with AsyncExitStack() as stack:
+        gateway = await _Gateway.open(spec, stack)
+        signals = _Signals(gateway.reload_keys, stop)
+        stack.callback(signals.close)
+        await signals.stop.wait()
+        await gateway.drain(signals.hurry)
+    log.info("gateway.stopped")
+    return 0
+
+
+class _Signals:
+    """SIGTERM or SIGINT: stop, and at the second one hurry. SIGHUP: ``on_hangup``."""
+
+    def __init__(self, on_hangup: Callable[[], None], stop: asyncio.Event | None) -> None:
+        self.stop = stop or asyncio.Event()
+        self.hurry = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._held: list[int] = []
+        for number, callback in (
+            (signal.SIGTERM, self._on_stop),
+            (signal.SIGINT, self._on_stop),
+            (signal.SIGHUP, on_hangup),
+        ):
+            try:
+                self._loop.add_signal_handler(number, callback)
+            except (ValueError, RuntimeError):  # not the main thread: the owner has ``stop``
+                log.debug("signal.not_handled", number=int(number))
+            else:
+                self._held.append(number)
+
+    def _on_stop(self) -> None:
+        (self.hurry if self.stop.is_set() else self.stop).set()
+
+    def close(self) -> None:
+        for number in self._held:
+            self._loop.remove_signal_handler(number)
+
+
+class _Gateway:
+    """The open parts of one process. What `open` has opened the stack closes, last first."""
+
+    def __init__(self, spec: GatewaySpec, ctx: GatewayContext, server: GatewayServer) -> None:
+        self.spec = spec
+        self.ctx = ctx
+        self.server = server
+        self._warning: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def open(cls, spec: GatewaySpec, stack: AsyncExitStack) -> _Gateway:
+        sockets = _inherited(spec, stack)
+        options = spec.options
+        addresses = [str(sock.getsockname()[0]) for sock, _ in sockets]
+        refuse_open_bind(addresses, options)
+        auth = Auth(options)
+        metrics = GatewayMetrics()
+        broker = await _broker(spec, stack)
+        gateway_id = spec.gateway_id or f"g-{secrets.token_hex(4)}"
+        hub = await stack.enter_async_context(Hub(broker, gateway_id, time.monotonic))
+        ctx = GatewayContext(
+            broker=broker,
+            hub=hub,
+            gateway_id=gateway_id,
+            metrics=metrics,
+            rows=spec.broker.rows,
+            chat=spec.chat,
+            options=options,
+            auth=auth,
+            version=version("forebay"),
+            expected=tuple(spec.expected),
+        )
+        metrics.pools = broker.pools
+        metrics.processes = process_costs(spec.parent_pid)
+        app = GatewayApp(ctx, routes())
+        server = GatewayServer(app, options, metrics, stock=spec.stock_protocols)
+        stack.push_async_callback(server.close)
+        server.gate.limit = raise_fd_limit(options)
+        await server.start(sockets)
+        ctx.ports = server.ports
+        gateway = cls(spec, ctx, server)
+        stack.callback(gateway.stop_warning)
+        gateway.warn_if_open(addresses)
+        log.info("gateway.ready", ports=ctx.ports, connections=server.gate.limit, id=gateway_id)
+        return gateway
+
+    def reload_keys(self) -> None:
+        """Read the key file again; a damaged one leaves the old keys in force."""
+        if self.ctx.auth.keys is None:
+            return
+        try:
+            self.ctx.auth.keys.reload()
+        except ConfigError as error:
+            log.error("keys.not_reloaded", reason=error.message)
+        else:
+            log.info("keys.reloaded", keys=len(self.ctx.auth.keys))
+
+    def warn_if_open(self, addresses: list[str]) -> None:
+        """Say once a minute that anyone may use this gateway, while that is so."""
+        if not any(not listener.loopback for listener in self.server.listeners):
+            return
+        if not self.spec.options.insecure_no_auth:
+            return
+        self.ctx.metrics.insecure = True
+        log.warning("gateway.unauthenticated", addresses=addresses)
+        loop = asyncio.get_running_loop()
+        self._warning = loop.call_later(WARN_EVERY_S, self.warn_if_open, addresses)
+
+    def stop_warning(self) -> None:
+        if self._warning is not None:
+            self._warning.cancel()
+
+    async def drain(self, hurry: asyncio.Event) -> None:
+        """From SIGTERM to the last connection, within `GatewayOptions.drain_s`."""
+        ctx, options = self.ctx, self.spec.options
+        log.info("gateway.draining", limit_s=options.drain_s, **self.server.gate.counts())
+        ctx.draining = ctx.metrics.draining = True
+        self.server.stop_accepting()
+        linger_s = min(options.linger_s, options.drain_s)
+        await _first_of(hurry.wait(), asyncio.sleep(linger_s))
+        await ctx.broker.drain()
+        for tell in tuple(ctx.drain_watchers):
+            tell()
+        if not await self.server.wait_idle(options.drain_s - linger_s, hurry):
+            log.warning("gateway.cutting", **self.server.gate.counts())
+        await self.server.close()
+
+
+async def _first_of(*waits: Any) -> None:
+    """Return when the first of ``waits`` does; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _inherited(spec: GatewaySpec, stack: AsyncExitStack) -> list[tuple[socket.socket, Personality]]:
+    if not spec.sockets:
+        raise ConfigError("a gateway needs at least one listening socket")
+    found = []
+    for entry in spec.sockets:
+        manners = personality(entry.personality)
+        try:
+            sock = socket.socket(fileno=entry.fd)
+        except OSError as error:
+            raise CannotBoot(
+                f"descriptor {entry.fd} is not an inherited socket", stage="bind"
+            ) from error
+        stack.callback(sock.close)
+        found.append((sock, manners))
+    return found
+
+
+async def _broker(spec: GatewaySpec, stack: AsyncExitStack) -> LocalBroker:
+    journal = None
+    if spec.data_dir is not None:
+        journal = Journal(Path(spec.data_dir))
+        stack.callback(journal.close)
+    broker = LocalBroker(spec.broker, journal=journal)
+    stack.push_async_callback(broker.close)
+    broker.expect(spec.expected)
+    link = await serve_link(spec.link_path, broker)
+    stack.push_async_callback(link.close)
+    return broker
+
+
+def main(path: Path) -> int:
+    """Run the gateway process that the spec file at ``path`` describes. Returns its exit
+    code: 0 after a drain, `EXIT_CANNOT_BOOT` with the reason in the log."""
+    try:
+        spec = read_spec(path)
+    except ConfigError as error:
+        telemetry.configure(process="gateway")
+        log.error("gateway.cannot_boot", reason=error.message)
+        return EXIT_CANNOT_BOOT
+    if spec.parent_pid is not None:
+        die_with_parent(spec.parent_pid)
+    telemetry.configure(level=spec.log_level, form=spec.log_format, process="gateway")
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(run_gateway(spec))
+    except (CannotBoot, ConfigError) as error:
+        stage = str(error.details.get("stage", "boot"))
+        log.error("gateway.cannot_boot", stage=stage, reason=error.message)
+        return EXIT_CANNOT_BOOT
+    except ForebayError as error:
+        log.error("gateway.failed", code=error.code, reason=error.message)
+        return 1
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it exists, else asyncio's own."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop

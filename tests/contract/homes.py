@@ -205,6 +205,7 @@ class Hand:
 
     async def die(self, *, stepping: Sequence[str] = (), abnormal: bool = True) -> None:
         """The process is gone: the socket ends, and its supervisor says so."""
+        await self.home.settle()
         self.beating = False
         held = [(job, self.attempt(job)) for job in stepping]
         await self.port.close()
@@ -356,13 +357,19 @@ class LinkHome(Home):
             quiet, seen = (quiet + 1, now) if now == seen else (0, now)
 
 
-def speech_spec(name: str, **more: Any) -> JobSpec:
-    """A speech job; ``name`` is its id and its client's word for it."""
-    params = {"sample_rate": RATE, "channels": 1, "format": "pcm16"}
-    defaults: dict[str, Any] = {"dialect": "tts", "name": name, "detach_s": 120.0, "params": params}
-    return JobSpec(**{"id": name, "kind": Kind.SPEECH, "pool": SPEECH, **defaults, **more})
+def speech_spec(ident: str, **more: Any) -> JobSpec:
+    """A speech job; unless said otherwise ``ident`` is also its client's word for it."""
+    values: dict[str, Any] = {
+        "kind": Kind.SPEECH,
+        "pool": SPEECH,
+        "dialect": "tts",
+        "name": ident,
+        "detach_s": 120.0,
+        "params": {"sample_rate": RATE, "channels": 1, "format": "pcm16"},
+    }
+    return JobSpec(id=ident, **{**values, **more})
 
 
-def text_spec(name: str, **more: Any) -> JobSpec:
-    defaults: dict[str, Any] = {"dialect": "openai", "params": {}}
-    return JobSpec(**{"id": name, "kind": Kind.TEXT, "pool": TEXT, **defaults, **more})
+def text_spec(ident: str, **more: Any) -> JobSpec:
+    values: dict[str, Any] = {"kind": Kind.TEXT, "pool": TEXT, "dialect": "openai", "params": {}}
+    return JobSpec(id=ident, **{**values, **more})

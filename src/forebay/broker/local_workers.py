@@ -113,6 +113,10 @@ class WorkerSide:
 
     def _signed(self, worker: Worker, reason: str) -> None:
         """One of the two signs of death was seen: bury now, or wait for the other."""
+        until_s = self.core.clock() + self.core.settings.respawn_s
+        for pool in self.core.pools.values():
+            if worker.id in pool.workers or worker.id in pool.stages:
+                pool.expected_until_s = max(pool.expected_until_s, until_s)
         supervised = worker.info is not None and worker.info.supervised
         if worker.link_gone and (worker.word is not None or not supervised):
             self._bury(worker, reason)
@@ -155,11 +159,8 @@ class WorkerSide:
             for affinity in [a for a, owner in pool.owners.items() if owner == worker.id]:
                 del pool.owners[affinity]
             pool.elect()
-        respawn_until = self.core.clock() + self.core.settings.respawn_s
         for pool in self.core.pools.values():
             stage = pool.stages.get(worker.id)
-            if stage is not None or pool.name in worker.pools:
-                pool.expected_until_s = max(pool.expected_until_s, respawn_until)
             if stage is not None and stage.stage != "failed":
                 del pool.stages[worker.id]  # a failed boot stays visible: it says why
 

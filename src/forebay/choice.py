@@ -35,6 +35,14 @@ __all__ = [
 SERVED = (Kind.TEXT, Kind.SPEECH)
 """The kinds this build has engines and dialects for."""
 
+DEFAULT_MODELS = {
+    "llama": "smollm2",
+    "piper": "piper",
+    "synthetic": "synthetic",
+    "voices": "voices",
+}
+"""What a pool is called where the operator names no model."""
+
 _ENGINES: dict[Kind, Setting[list[str]]] = {
     Kind.TEXT: table.TEXT_ENGINES,
     Kind.SPEECH: table.SPEECH_ENGINES,
@@ -98,6 +106,14 @@ class EngineChoice:
     why: str
     state: EngineState
     secrets: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def pool(self) -> str:
+        """The pool it will serve, "" where only a model server can tell."""
+        model = self.options.get("model") or DEFAULT_MODELS.get(self.name, "")
+        if model.endswith(".gguf"):
+            model = Path(model).stem
+        return f"{self.kind}/{model}" if model else ""
 
     def text(self, extra: Mapping[str, str] | None = None) -> str:
         """NAME:key=value,... as ``forebay worker --engine`` takes it."""

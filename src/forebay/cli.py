@@ -134,6 +134,7 @@ def worker(
     kind: Annotated[str, typer.Option(help="text or speech.")],
     engine: Annotated[str, typer.Option(metavar="NAME[:k=v,...]", help="Engine and options.")],
     slots: Annotated[int | None, typer.Option(help="Concurrent steps.")] = None,
+    model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
     worker_id: Annotated[str | None, typer.Option("--worker-id", hidden=True)] = None,
     standby: Annotated[bool, typer.Option("--standby", hidden=True)] = False,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
@@ -149,6 +150,7 @@ def worker(
             kind=kind,
             engine=engine,
             slots=slots,
+            model=model,
             worker_id=worker_id,
             standby=standby,
             supervised=supervised,
@@ -161,9 +163,9 @@ def worker(
 @app.command(name="_gateway", hidden=True)
 def gateway(spec: Annotated[Path, typer.Argument()]) -> None:
     """A gateway process, as the supervisor starts it."""
-    from forebay.commands import gateway as command
+    from forebay.gateway import main as process
 
-    raise typer.Exit(command.run(spec))
+    raise typer.Exit(process.main(spec))
 
 
 # ----------------------------------------------------------------------------- bench

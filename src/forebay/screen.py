@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from rich.console import Console
 from rich.live import Live
@@ -33,9 +34,10 @@ class Facts:
     ``ports``: (name, address, what for). ``lacks``: (what is missing, command that gets it).
     """
 
+    gateway: ClassVar[str] = "gateway"
+
     url: str
     workers: dict[str, str]
-    gateway: str = "gateway"
     ports: Sequence[tuple[str, str, str]] = ()
     lacks: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
@@ -62,6 +64,7 @@ class Screen:
     _pools: tuple[PoolView, ...] = ()
     _live: Live | None = None
     _shown: bool = False
+    _halting: bool = False
     _said: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,7 +89,7 @@ class Screen:
             case "waiting" if process is not None:
                 process.state, process.detail = "failed", event.detail
                 self._say(f"{process.text}: {event.detail}; trying again in {event.wait_s:g} s")
-            case "exited" if process is not None:
+            case "exited" if process is not None and not self._halting:
                 process.state = "starting"
                 self._say(f"{process.text}: process {event.pid} {event.detail}", later=True)
             case "no_spare":
@@ -95,6 +98,7 @@ class Screen:
                 self._pools = event.pools
                 self._say_stages()
             case "halting":
+                self._halting = True
                 self._stop_live()
                 self._say(f"stopping: open sessions have up to {self.facts.drain_s:g} s")
             case _:

@@ -34,6 +34,7 @@ def run(
     kind: str,
     engine: str,
     slots: int | None,
+    model: str | None,
     worker_id: str | None,
     standby: bool,
     supervised: bool,
@@ -60,6 +61,7 @@ def run(
             engine_options=options
             if supervised
             else with_defaults(config, served, name, models_dir(config), options),
+            model=model,
             slots=slots,
             worker_id=worker_id,
             standby=standby,

@@ -300,7 +300,7 @@ SPARES = _str(
     "workers.spares",
     "auto",
     "Warm spares: one loaded and waiting worker for each kind. `auto`: where memory allows.",
-    choices=("auto", "always", "never"),
+    choices=("auto", "never"),
 )
 
 # ------------------------------------------------------------------------------ text
@@ -539,12 +539,12 @@ TTS_PORT = _int(
     high=65535,
     aliases=_aliases("WS_TTS_PORT"),
 )
-ORCH_HOST = _maybe_str(
+CHAT_HOST = _maybe_str(
     "compat.chat_host",
     "Address of the orchestrator's port. Unset: `server.host`.",
     aliases=_aliases("ORCH_HOST"),
 )
-ORCH_PORT = _int(
+CHAT_PORT = _int(
     "compat.chat_port",
     9100,
     "Port of the orchestrator (`/chat`).",
@@ -552,7 +552,7 @@ ORCH_PORT = _int(
     high=65535,
     aliases=_aliases("ORCH_PORT"),
 )
-ORCH_API_KEY = _maybe_str(
+CHAT_API_KEY = _maybe_str(
     "compat.chat_api_key",
     "Key that `/chat` on compat ports asks for, as `?api_key=` or Bearer.",
     secret=True,

@@ -1,0 +1,346 @@
+"""`forebay serve`, put together: settings and engines become sockets and processes.
+
+`compose` decides everything and binds the sockets; `run` keeps what it composed running.
+Neither reads the command line, so that both are tested without one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from forebay.broker.local import default_store_bytes
+from forebay.broker.local_base import Settings as BrokerSettings
+from forebay.choice import EngineChoice, choose, models_dir
+from forebay.config import Config, Setting, rows, table
+from forebay.core.kinds import KINDS, Kind, Row
+from forebay.errors import CannotBoot, ConfigError
+from forebay.gateway.auth import refuse_open_bind
+from forebay.gateway.bind import PortTaken, bind
+from forebay.gateway.context import ChatOptions
+from forebay.gateway.main import GatewaySpec, SocketSpec, write_spec
+from forebay.gateway.options import GatewayOptions
+from forebay.gateway.personality import MAIN, PERSONALITIES, Personality, personality
+from forebay.screen import Facts
+from forebay.supervisor import ProcessSpec
+
+__all__ = ["Plan", "chat_options", "compose", "gateway_options", "raise_open_files"]
+
+OPEN_FILES = 65_536
+LINK = "broker.sock"
+SAMPLING: tuple[Setting[Any], ...] = (
+    table.MAX_TOKENS,
+    table.TEMPERATURE,
+    table.TOP_P,
+    table.TOP_K,
+    table.REPETITION_PENALTY,
+    table.PRESENCE_PENALTY,
+    table.FREQUENCY_PENALTY,
+)
+"""Settings whose key is the name of a text parameter."""
+WORKERS = {Kind.TEXT: table.TEXT_WORKERS, Kind.SPEECH: table.SPEECH_WORKERS}
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """Everything that `supervisor.serve` and the start screen need. Close it afterwards."""
+
+    specs: list[ProcessSpec]
+    facts: Facts
+    link_path: Path
+    run_dir: Path
+    sockets: list[socket.socket] = field(default_factory=list)
+    lock: int | None = None
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+        if self.lock is not None:
+            os.close(self.lock)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Port:
+    personality: Personality
+    sock: socket.socket
+
+
+def compose(config: Config, *, data_dir: Path, log_file: str = "") -> Plan:
+    """Bind the ports and say what to run. Raises `ConfigError` for what cannot be meant and
+    `CannotBoot` for what cannot be had; then nothing is left open."""
+    _refuse_what_is_not_here(config)
+    options = gateway_options(config, data_dir)
+    choices = choose(config, models_dir(config))
+    with contextlib.ExitStack() as undo:
+        lock = _lock(data_dir)
+        undo.callback(os.close, lock)
+        ports, notes = _bind_all(config, options, undo)
+        run_dir = Path(tempfile.mkdtemp(prefix="forebay-"))
+        undo.callback(shutil.rmtree, run_dir, ignore_errors=True)
+        plan = _plan(config, options, choices, ports, run_dir, data_dir)
+        plan.lock = lock
+        plan.facts = replace(
+            plan.facts, notes=[*notes, *plan.facts.notes], log_file=log_file, data_dir=str(data_dir)
+        )
+        undo.pop_all()
+    return plan
+
+
+def _refuse_what_is_not_here(config: Config) -> None:
+    broker = config[table.BROKER]
+    if broker.startswith("redis"):
+        raise ConfigError("this build has no Redis broker yet, use --broker local")
+    if broker != "local":
+        raise ConfigError(f"broker is {broker!r}, expected local")
+    if config[table.GATEWAYS] > 1:
+        raise ConfigError(
+            f"gateways is {config[table.GATEWAYS]}, and the local broker lives in one gateway: "
+            "several need a shared broker (--broker redis://...), which this build has not yet"
+        )
+
+
+def raise_open_files() -> int:
+    """Raise the limit of open files as far as allowed; the limit now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
+
+
+def _lock(data_dir: Path) -> int:
+    """Hold the data folder: two servers in one folder would share a journal."""
+    path = data_dir / "lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
+        os.close(handle)
+        raise CannotBoot(
+            f"{data_dir} is in use by process {owner or 'unknown'}, "
+            "stop it or name another folder with --data-dir",
+            stage="bind",
+        ) from exc
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, str(os.getpid()).encode(), 0)
+    return handle
+
+
+# ------------------------------------------------------------------------------ ports
+
+
+def gateway_options(config: Config, data_dir: Path) -> GatewayOptions:
+    """The gateway's numbers and access rules, as settled."""
+    keys = config[table.KEYS_FILE] or data_dir / "keys.json"
+    if config.is_set(table.KEYS_FILE) and not keys.is_file():
+        raise ConfigError(f"server.keys_file is {keys}, which does not exist")
+    return GatewayOptions(
+        **{setting.key: config[setting] for setting in table.LIMITS},
+        keys_file=str(keys) if keys.is_file() else None,
+        insecure_no_auth=config[table.INSECURE_NO_AUTH],
+        allowed_hosts=_words(config, table.ALLOWED_HOSTS),
+        allowed_origins=_words(config, table.ALLOWED_ORIGINS),
+        trusted_proxies=_words(config, table.TRUSTED_PROXIES),
+        trust_client_tenant=config[table.TRUST_CLIENT_TENANT],
+        orch_api_key=config[table.CHAT_API_KEY],
+        drain_s=config[table.DRAIN_S],
+    )
+
+
+def _words(config: Config, setting: Setting[list[str]]) -> tuple[str, ...]:
+    words: list[str] = config[setting]
+    return tuple(words)
+
+
+def _wanted(config: Config) -> list[tuple[Personality, str, int, bool]]:
+    """(personality, host, port, must) of every socket to bind, the main one first."""
+    host = config[table.HOST]
+    named = config[table.COMPAT]
+    everything = "all" in named
+    own = {
+        "tts": (config[table.TTS_HOST] or host, config[table.TTS_PORT]),
+        "chat": (config[table.CHAT_HOST] or host, config[table.CHAT_PORT]),
+    }
+    found = [(MAIN, host, config[table.PORT], True)]
+    for name in PERSONALITIES if everything else named:
+        if name == MAIN.name:
+            continue
+        known = personality(name)
+        at, port = own.get(name, (host, known.port))
+        found.append((known, at, port, not everything or name in named))
+    return found
+
+
+def _bind_all(
+    config: Config, options: GatewayOptions, undo: contextlib.ExitStack
+) -> tuple[list[_Port], list[str]]:
+    """Bind what was asked for. A port taken by another stops the start; under ``all`` it is
+    left out and noted."""
+    wanted = _wanted(config)
+    refuse_open_bind([host for _, host, _, _ in wanted], options)
+    ports, notes = [], []
+    for known, host, port, must in wanted:
+        try:
+            sock = bind(host, port, sndbuf_bytes=options.sndbuf_bytes)
+        except PortTaken as exc:
+            if must:
+                raise
+            notes.append(f"{known.name} is left out: {exc.message}")
+            continue
+        undo.callback(sock.close)
+        ports.append(_Port(known, sock))
+    return ports, notes
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    if host in {"0.0.0.0", "::"}:
+        host = "127.0.0.1"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# -------------------------------------------------------------------------- processes
+
+
+def _plan(
+    config: Config,
+    options: GatewayOptions,
+    choices: list[EngineChoice],
+    ports: list[_Port],
+    run_dir: Path,
+    data_dir: Path,
+) -> Plan:
+    able = [c for c in choices if c.state.ready]
+    workers = list(_workers(config, able, run_dir))
+    gateway = _gateway(config, options, able, ports, run_dir, data_dir)
+    lacks = [
+        (f"{c.kind} has no engine: {c.name} cannot start", c.state.get)
+        for c in choices
+        if not c.state.ready
+    ]
+    return Plan(
+        specs=[gateway, *workers],
+        link_path=run_dir / LINK,
+        run_dir=run_dir,
+        sockets=[p.sock for p in ports],
+        facts=Facts(
+            url=f"http://{_address(ports[0].sock)}/",
+            workers={w.name: w.group for w in workers if not w.spare},
+            ports=[(p.personality.name, _address(p.sock), p.personality.about) for p in ports[1:]],
+            lacks=lacks,
+            notes=[f"{i.name} ({i.where}): {i.reason}" for i in config.ignored if i.wrong],
+            drain_s=config[table.DRAIN_S],
+        ),
+    )
+
+
+def _gateway(
+    config: Config,
+    options: GatewayOptions,
+    able: list[EngineChoice],
+    ports: list[_Port],
+    run_dir: Path,
+    data_dir: Path,
+) -> ProcessSpec:
+    pools = [c.pool for c in able if config[WORKERS[c.kind]]]
+    spec = GatewaySpec(
+        sockets=[SocketSpec(p.sock.fileno(), p.personality.name) for p in ports],
+        link_path=str(run_dir / LINK),
+        data_dir=str(data_dir),
+        parent_pid=os.getpid(),
+        expected=list(dict.fromkeys(pool for pool in pools if pool)),
+        options=options,
+        broker=BrokerSettings(store_bytes=default_store_bytes(), rows=rows(config)),
+        chat=chat_options(config),
+        log_level=config[table.LOG_LEVEL],
+        log_format=config[table.LOG_FORMAT],
+    )
+    path = run_dir / "gateway.json"
+    write_spec(spec, path)
+    return ProcessSpec(
+        name=Facts.gateway,
+        argv=[*_self(), "_gateway", str(path)],
+        role="gateway",
+        pass_fds=tuple(p.sock.fileno() for p in ports),
+        env=_log_env(config),
+    )
+
+
+def _workers(config: Config, able: list[EngineChoice], run_dir: Path) -> Iterator[ProcessSpec]:
+    altered = rows(config)
+    for index, choice in enumerate(able):
+        group = f"{choice.kind}/{choice.name}"
+        argv = [
+            *_self(), "worker",
+            "--broker", f"unix://{run_dir / LINK}",
+            "--kind", str(choice.kind),
+            "--engine", choice.text(_secret_files(choice, run_dir, index)),
+        ]  # fmt: skip
+        if choice.pool:
+            argv += ["--model", choice.pool.partition("/")[2]]
+        if altered[choice.kind] != KINDS[choice.kind]:
+            argv += ["--row-file", str(_row_file(altered[choice.kind], run_dir))]
+        count = config[WORKERS[choice.kind]]
+        names = [f"{group}-{n}" for n in range(1, count + 1)]
+        env = _log_env(config)
+        for name in names:
+            yield ProcessSpec(name=name, argv=argv, role="worker", group=group, env=env)
+        if names and config[table.SPARES] != "never":
+            yield ProcessSpec(
+                name=f"{group}-spare", argv=argv, role="worker", group=group, env=env, spare=True
+            )
+
+
+def _self() -> list[str]:
+    return [sys.executable, "-m", "forebay"]
+
+
+def _log_env(config: Config) -> dict[str, str]:
+    """What this process settled about logging, so that its children write alike."""
+    return {
+        table.LOG_LEVEL.env: config[table.LOG_LEVEL],
+        table.LOG_FORMAT.env: config[table.LOG_FORMAT],
+    }
+
+
+def _secret_files(choice: EngineChoice, run_dir: Path, index: int) -> dict[str, str]:
+    """Secrets as files in a folder that only this user can read."""
+    found = {}
+    for name, value in choice.secrets.items():
+        path = run_dir / f"{name}-{index}"
+        path.touch(mode=0o600)
+        path.write_text(value, encoding="utf-8")
+        found[f"{name}_file"] = str(path)
+    return found
+
+
+def _row_file(row: Row, run_dir: Path) -> Path:
+    path = run_dir / f"row-{row.kind}.json"
+    path.write_bytes(msgspec.json.encode(row))
+    return path
+
+
+def chat_options(config: Config) -> ChatOptions:
+    """What `/chat` puts around a prompt, as settled."""
+    sampling = {s.key: config[s] for s in SAMPLING if config[s] is not None}
+    return ChatOptions(
+        system_prompt=config[table.SYSTEM_PROMPT],
+        sampling=sampling,
+        tts_flush_min_chars=config[table.FLUSH_MIN_CHARS],
+        tts_flush_on_punct=config[table.FLUSH_ON_PUNCT],
+    )

@@ -345,6 +345,9 @@ class TtsDialect:
         state = state or State()
         return (error_frame(error, state.session, state.seq),)
 
+    def word(self, error: ForebayError) -> str:
+        return s1_code(error)
+
     def place(self, state: State | None, place: QueuePlace | None, about: About) -> Sequence[Frame]:
         if state is None or not state.notices:
             return ()

@@ -24,7 +24,7 @@ from forebay.gateway.driver import Hold
 from forebay.gateway.wire import Wire
 from forebay.gateway.wires import asgi_wire
 
-__all__ = ["Frames", "accepted_wire", "serve_websocket"]
+__all__ = ["Frames", "Receive", "Scope", "Send", "accepted_wire", "serve_websocket"]
 
 PLAIN_WIRE_BYTES = 1024 * 1024
 
@@ -66,6 +66,13 @@ class Frames:
                 if data is not None:
                     return data
         return None
+
+    async def ready(self, within_s: float) -> bool:
+        """Whether something arrives within so long; it stays for `next`."""
+        if self._ahead is None:
+            self._ahead = asyncio.ensure_future(self._next_message())
+        done, _ = await asyncio.wait({self._ahead}, timeout=within_s)
+        return bool(done)
 
     async def until(self, work: Awaitable[None]) -> bool:
         """Wait for ``work``; False (and ``work`` cancelled) if the client left first."""

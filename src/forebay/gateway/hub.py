@@ -41,6 +41,9 @@ __all__ = ["DELIVERED_EVERY_S", "AudioPace", "Encode", "Frame", "Hub", "Pacing",
 DELIVERED_EVERY_S = 0.25
 """Delivered positions are reported in one batch, at most this often, only when they moved."""
 
+CLOSE_S = 1.0
+"""What is under way when the hub closes (detaches, reports) may take so long."""
+
 log = structlog.get_logger(__name__)
 
 PushSink = Callable[[GatewayPush], None]
@@ -65,6 +68,7 @@ class Hub:
         self._reported_at = -DELIVERED_EVERY_S
         self._report_timer: asyncio.TimerHandle | None = None
         self._tasks: asyncio.TaskGroup | None = None
+        self._running: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------ lifetime
 
@@ -80,15 +84,20 @@ class Hub:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close every reader and wait for the tasks in flight."""
+        """Close every reader. Tasks in flight have `CLOSE_S` to end, then are cancelled."""
         for readers in list(self._readers.values()):
             for reader in list(readers):
                 reader.close()
         if self._report_timer is not None:
             self._report_timer.cancel()
         tasks, self._tasks = self._tasks, None
-        if tasks is not None:
-            await tasks.__aexit__(kind, exc, trace)
+        if tasks is None:
+            return
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLOSE_S)
+        for task in tuple(self._running):
+            task.cancel()
+        await tasks.__aexit__(None, None, None)  # an exception of the body is not the tasks'
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         """Run ``work`` in the hub's task group; None when the hub is closed. ``work`` must
@@ -96,7 +105,10 @@ class Hub:
         if self._tasks is None:
             work.close()
             return None
-        return self._tasks.create_task(work)
+        task = self._tasks.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     def call_at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_at(when, callback)

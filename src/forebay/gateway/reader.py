@@ -6,6 +6,7 @@ See `gateway.hub` for the whole picture. A reader is opened by `Hub.open` only.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -139,8 +140,10 @@ class Reader:
         self._pull()
 
     def _cursor_at(self, offset: int) -> Cursor:
-        now = self._hub.clock()
-        return Cursor(offset, offset, now=now, slow_s=self._row.slow_reader_s)
+        slow_s = self._row.slow_reader_s
+        return Cursor(
+            offset, offset, now=self._hub.clock(), slow_s=slow_s if math.isfinite(slow_s) else None
+        )
 
     @property
     def cursor(self) -> int:

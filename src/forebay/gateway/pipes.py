@@ -1,0 +1,190 @@
+"""Carries pipes: what one job says, into the input of another, once and in order.
+
+A `Carrier` reads the source through the hub as any client would. Its wire is the target: a
+full target is a full wire, so the reader waits and the source's own flow control does the
+rest. Where it stands is in the broker, with every append; a gateway that takes an orphan
+over goes on from there (`adopt`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from forebay.core.events import Ended, OutputEvent, size_of
+from forebay.core.kinds import row
+from forebay.core.pipe import Copy, PipeState
+from forebay.core.spec import JobView, PipeSpec
+from forebay.errors import ForebayError
+from forebay.gateway.hub import Hub, Reader
+from forebay.gateway.wire import LOW_WATER_BYTES
+
+__all__ = ["Carrier", "adopt", "carry"]
+
+log = structlog.get_logger(__name__)
+
+
+class _Target:
+    """The wire of a carrier's reader: its backlog is what the target has not taken."""
+
+    __slots__ = ("_callback", "_closed", "bytes", "over")
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.over = False
+        self._closed = False
+        self._callback: Callable[[], None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def send(self, data: str | bytes) -> None:
+        """Nothing is encoded on the way into a pipe."""
+
+    def backlog(self) -> int:
+        return self.bytes + (LOW_WATER_BYTES + 1 if self.over else 0)
+
+    def on_drain(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+
+    def drained(self) -> None:
+        if self.backlog() <= LOW_WATER_BYTES and self._callback is not None:
+            callback, self._callback = self._callback, None
+            callback()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self._closed = True
+
+
+class Carrier:
+    """One pipe, carried by this gateway until its source has ended or its target is over.
+
+    Opened by `carry`. `close` stops carrying; the pipe itself stays in the broker.
+    """
+
+    def __init__(self, hub: Hub, spec: PipeSpec, source: JobView, target: JobView) -> None:
+        self._hub = hub
+        self._spec = spec
+        self._state = PipeState.rebuilt(spec, target)
+        self._wire = _Target()
+        self._queue: deque[Copy] = deque()
+        self._ended: Ended | None = None
+        self._busy = False
+        self._closed = False
+        self._reader: Reader = hub.open(
+            source.spec.id,
+            epoch=source.epoch,
+            after=spec.copied,
+            encode=lambda event: (),
+            wire=self._wire,
+            # A target that waits for its own client may be full for long: that is no fault.
+            row=replace(row(source.spec.kind), slow_reader_s=math.inf),
+            on_sent=self._take,
+            on_end=self._end,
+            on_slow=lambda reader: None,
+            on_reset=self._lost,
+        )
+
+    def close(self) -> None:
+        self._closed = True
+        self._reader.close()
+        self._queue.clear()
+
+    # ------------------------------------------------------------- from the reader
+
+    def _take(self, event: OutputEvent) -> None:
+        for copy in self._state.receive([event]):
+            self._queue.append(copy)
+            self._wire.bytes += sum(size_of(item) for item in copy.items)
+        if self._queue:
+            self._wake()
+
+    def _end(self, event: Ended) -> None:
+        self._ended = event
+        self._wake()
+
+    def _lost(self, error: ForebayError) -> None:
+        self._end(Ended(state="failed", code=error.code, message=error.message))
+
+    def _wake(self) -> None:
+        if not self._busy and not self._closed:
+            self._busy = True
+            self._hub.spawn(self._run())
+
+    # --------------------------------------------------------------- to the target
+
+    async def _run(self) -> None:
+        try:
+            while self._queue and not self._closed:
+                await self._append(self._queue.popleft())
+            if self._ended is not None and not self._closed:
+                await self._finish(self._ended)
+        except ForebayError as error:
+            # The target is over, or another gateway carries this pipe: nothing left to do.
+            log.debug("pipe.stopped", pipe=self._spec.id, code=error.code)
+            self.close()
+        finally:
+            self._busy = False
+
+    async def _append(self, copy: Copy) -> None:
+        broker = self._hub.broker
+        items, last = list(copy.items), copy.source_offset
+        while self._queue and len(items) < 64:  # what came meanwhile goes along
+            more = self._queue.popleft()
+            items += more.items
+            last = more.source_offset
+        size = sum(size_of(item) for item in items)
+        ended = self._ended is not None and not self._queue
+        ack = await broker.append_from_pipe(self._spec.id, items, source_offset=last, ended=ended)
+        self._wire.bytes -= size
+        if ack.over:
+            self._wire.over = True
+            await broker.input_room(self._spec.target)
+            self._wire.over = False
+        self._wire.drained()
+
+    async def _finish(self, ended: Ended) -> None:
+        """The source's end follows the pipe; a completed one went along as its last item."""
+        self._closed = True
+        broker = self._hub.broker
+        if ended.state == "cancelled":
+            await broker.cancel(self._spec.target, reason="what it reads from was cancelled")
+        elif ended.state != "completed":
+            await broker.expire(self._spec.target, replace_offset(ended))
+
+
+def replace_offset(ended: Ended) -> Ended:
+    """The same end for another stream: that stream numbers it."""
+    return Ended(
+        state=ended.state,
+        code=ended.code,
+        message=ended.message,
+        retryable=ended.retryable,
+        details=ended.details,
+    )
+
+
+async def carry(hub: Hub, spec: PipeSpec) -> Carrier:
+    """Record a pipe between two jobs and carry it from here. This gateway must watch the
+    source (`GatewayBroker.submit` with ``gateway``, or `attach`)."""
+    pipe = await hub.broker.pipe(spec)
+    source = await hub.broker.status(pipe.source)
+    target = await hub.broker.status(pipe.target)
+    return Carrier(hub, pipe, source, target)
+
+
+async def adopt(hub: Hub) -> list[Carrier]:
+    """Carry every pipe that nobody carries any more. Called at start and after a reap."""
+    carriers = []
+    for pipe in await hub.broker.pipes(hub.gateway_id):
+        try:
+            await hub.broker.attach(pipe.source, gateway=hub.gateway_id, write=False)
+            carriers.append(await carry(hub, pipe))
+        except ForebayError as error:
+            log.warning("pipe.not_adopted", pipe=pipe.id, code=error.code)
+    return carriers

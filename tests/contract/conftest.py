@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from homes import Home, LinkHome
+from homes import Home, LinkHome, MakeHome
 
 HOMES = {"local": Home, "link": LinkHome}
-
-MakeHome = Callable[..., Awaitable[Home]]
 
 
 @pytest.fixture(params=list(HOMES))

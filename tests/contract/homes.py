@@ -12,7 +12,7 @@ import asyncio
 import heapq
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,13 +224,18 @@ class Home:
 
     name = "local"
 
-    def __init__(self, settings: Settings | None = None, journal_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        journal_dir: Path | None = None,
+        wall: float = 1_700_000_000.0,
+    ) -> None:
         self.time = Virtual()
-        self.wall = 1_700_000_000.0
         ids = itertools.count(1)
         journal = None
         if journal_dir is not None:
-            journal = Journal(journal_dir, wall=lambda: self.wall + self.time.now)
+            journal = Journal(journal_dir, wall=lambda: wall + self.time.now)
         self.broker = LocalBroker(
             settings,
             clock=self.time.clock,
@@ -261,7 +266,7 @@ class Home:
     async def advance(self, seconds: float) -> None:
         await self.settle()
         while seconds > 1e-9:
-            step = min(0.25, seconds)
+            step = min(0.6, seconds)  # under the time-to-live of a beat
             seconds -= step
             for hand in self.hands:
                 if hand.beating:
@@ -352,7 +357,7 @@ class LinkHome(Home):
         await self._supervisor.drained()
         quiet, seen = 0, self._seen()
         while quiet < 3:
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.001)
             now = self._seen()
             quiet, seen = (quiet + 1, now) if now == seen else (0, now)
 
@@ -373,3 +378,6 @@ def speech_spec(ident: str, **more: Any) -> JobSpec:
 def text_spec(ident: str, **more: Any) -> JobSpec:
     values: dict[str, Any] = {"kind": Kind.TEXT, "pool": TEXT, "dialect": "openai", "params": {}}
     return JobSpec(id=ident, **{**values, **more})
+
+
+MakeHome = Callable[..., Awaitable[Home]]

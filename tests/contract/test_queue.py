@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from homes import SPEECH, Home, speech_spec
+from homes import SPEECH, Home, MakeHome, speech_spec
 
-from conftest import MakeHome
 from forebay.broker import LeasePush, PlacePush
 from forebay.broker.local import Settings
 from forebay.core.admission import JobLimits

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from homes import SPEECH, TEXT, Home, speech_spec, text_spec
 
-from conftest import MakeHome
 from forebay.broker import LeasePush, StatePush
 from forebay.core.events import Audio, Ended, Prompt, Text, ToolCalls, Usage
 from forebay.core.spec import LoadStage, PoolView, WorkerInfo

@@ -1,0 +1,163 @@
+"""Durable jobs come back with the process: same epoch, same offsets, next attempt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from homes import TEXT, Home, speech_spec, text_spec
+
+from forebay.broker.journal import FILE_NAME, Journal
+from forebay.core.events import End, Ended, Prompt, Text
+from forebay.core.spec import PipeSpec
+from forebay.errors import CannotBoot, ResumeNotAvailable
+
+
+def crash(home: Home) -> None:
+    """The process dies: nothing is ended, the file is let go."""
+    assert home.broker._core.journal is not None
+    home.broker._core.journal.close()
+
+
+async def test_a_durable_job_goes_on_after_the_process_died(tmp_path: Path) -> None:
+    home = Home(journal_dir=tmp_path)
+    worker = await home.worker("w1")
+    spec = speech_spec("a", durable=True)
+    await home.broker.submit(spec, [Text(text="abcd", unit=0)], gateway="g1")
+    attachment = await home.broker.attach("a", gateway="g1", write=True)
+    await home.broker.append("a", [End()], attachment=attachment.number or 0, client_pos=9, units=4)
+    worker.speak("a", "ab")
+    before, events = await home.broker.status("a"), await home.stored("a")
+    crash(home)
+
+    home = Home(journal_dir=tmp_path)
+    view = await home.broker.status("a")
+    assert view.epoch == before.epoch
+    assert await home.broker.read_after("a", 0, epoch=before.epoch) == events
+    assert (view.state, view.client_pos, view.units) == ("queued", 9, 4)
+    found = await home.broker.find("local", "tts", "a")
+    assert found is not None
+    worker = await home.worker("w2")
+    lease = worker.leases["a"]
+    assert (lease.attempt, lease.consumed.fine, lease.last_offset) == (2, 2, 1)
+    assert [item.offset for item in lease.input] == [1, 2]
+    worker.speak("a", "cd", through=1)
+    worker.end("a")
+    assert [event.offset for event in await home.stored("a")] == [1, 2, 3]
+    crash(home)
+
+    home = Home(journal_dir=tmp_path)
+    assert (await home.broker.status("a")).state == "completed"
+    assert len(await home.stored("a")) == 3
+    await home.advance(121)
+    with pytest.raises(ResumeNotAvailable):
+        await home.broker.read_after("a", 0)
+    await home.broker.close()
+    journal = Journal(tmp_path)
+    assert journal.load() == []
+    journal.close()
+
+
+async def test_what_ended_long_ago_is_not_brought_back(tmp_path: Path) -> None:
+    home = Home(journal_dir=tmp_path, wall=1_000_000)
+    await home.worker("w1")
+    await home.broker.submit(speech_spec("a", durable=True), [Text(text="x", unit=0)])
+    await home.broker.cancel("a")
+    crash(home)
+    home = Home(journal_dir=tmp_path, wall=1_000_100)
+    assert (await home.broker.status("a")).state == "cancelled"
+    crash(home)
+    home = Home(journal_dir=tmp_path, wall=1_000_200)
+    assert await home.broker.jobs() == []
+    assert home.broker._core.journal is not None
+    assert home.broker._core.journal.load() == []
+    await home.broker.close()
+
+
+async def test_an_interrupted_answer_that_may_have_been_seen_fails_by_name(
+    tmp_path: Path,
+) -> None:
+    home = Home(journal_dir=tmp_path)
+    worker = await home.worker("w1", pools=[TEXT])
+    await home.broker.submit(text_spec("t", durable=True), [Prompt(messages=[])])
+    worker.say("t", "half")
+    crash(home)
+    home = Home(journal_dir=tmp_path)
+    view = await home.broker.status("t")
+    assert (view.state, view.code) == ("failed", "worker_lost")
+    assert isinstance((await home.stored("t"))[-1], Ended)
+    await home.broker.close()
+
+
+async def test_jobs_that_are_not_durable_leave_no_trace(tmp_path: Path) -> None:
+    home = Home(journal_dir=tmp_path)
+    worker = await home.worker("w1")
+    await home.speech("a", "x", end=True)
+    worker.end("a")
+    await home.broker.close()
+    journal = Journal(tmp_path)
+    assert journal.load() == []
+    journal.close()
+
+
+async def test_an_orderly_close_keeps_durable_jobs_for_the_next_start(tmp_path: Path) -> None:
+    home = Home(journal_dir=tmp_path)
+    await home.worker("w1")
+    await home.broker.submit(speech_spec("a", durable=True), [Text(text="x", unit=0)])
+    await home.broker.close()
+    home = Home(journal_dir=tmp_path)
+    worker = await home.worker("w2")
+    assert worker.leases["a"].attempt == 2
+    await home.broker.close()
+
+
+async def test_strikes_are_remembered(tmp_path: Path) -> None:
+    home = Home(journal_dir=tmp_path)
+    worker = await home.worker("w1")
+    await home.broker.submit(speech_spec("a", durable=True), [Text(text="x", unit=0)])
+    await worker.die(stepping=["a"])
+    crash(home)
+    home = Home(journal_dir=tmp_path)
+    assert (await home.broker.status("a")).strikes == 1
+    await home.broker.close()
+
+
+async def test_a_pipe_is_offered_to_whoever_takes_over(tmp_path: Path) -> None:
+    home = Home(journal_dir=tmp_path)
+    await home.worker("w1", pools=[TEXT, "speech/tone"], sessions=9)
+    await home.broker.submit(text_spec("t", durable=True), [Prompt(messages=[])])
+    await home.broker.submit(speech_spec("s", durable=True))
+    await home.broker.pipe(PipeSpec(id="p", source="t", target="s", map="speak"))
+    await home.broker.append_from_pipe("p", [Text(text="a", unit=0)], source_offset=5)
+    crash(home)
+    home = Home(journal_dir=tmp_path)
+    (pipe,) = await home.broker.pipes("g1")
+    assert pipe.copied == 5
+    assert await home.broker.pipes("g1") == []
+    ack = await home.broker.append_from_pipe("p", [Text(text="a", unit=0)], source_offset=5)
+    assert ack.repeats == 1
+    await home.broker.close()
+
+
+def test_a_damaged_file_is_named_and_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"this is not a database, it only looks like a file" * 50)
+    with pytest.raises(CannotBoot, match="move the file away") as refused:
+        Journal(tmp_path)
+    assert refused.value.details["stage"] == "journal"
+    assert str(tmp_path / FILE_NAME) in refused.value.message
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal._db.execute("pragma user_version=99")
+    journal.close()
+    with pytest.raises(CannotBoot, match="schema 99"):
+        Journal(tmp_path)
+
+
+def test_two_processes_cannot_hold_one_journal(tmp_path: Path) -> None:
+    first = Journal(tmp_path)
+    first.submitted(speech_spec("a"), "e", [])
+    with pytest.raises(CannotBoot, match="another forebay"):
+        Journal(tmp_path)
+    first.close()

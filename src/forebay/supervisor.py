@@ -373,6 +373,7 @@ class _Supervisor:
 
     async def close(self) -> None:
         """Nothing of ours is left behind, whatever happened before."""
+        self.stopping.set()  # so that nobody is replaced from here on
         if self._ready_timer is not None:
             self._ready_timer.cancel()
         for child in self._children:

@@ -274,7 +274,8 @@ class GatewayBroker(Protocol):
     async def pipe(self, spec: PipeSpec) -> PipeSpec:
         """Record a pipe (idempotent by id) and return it as it stands, ``copied`` included.
 
-        A target's end cancels the source; the source's end is carried by the gateway."""
+        A target that is cancelled cancels the source (one that fails does not); the source's
+        end is carried by the gateway."""
 
     async def pipes(self, gateway: str) -> list[PipeSpec]:
         """Pipes nobody carries any more; the caller is now their carrier."""

@@ -244,7 +244,7 @@ class LocalBroker:
             target.pipes.append(record)
             if core.journal is not None and target.job.spec.durable:
                 core.journal.piped(spec, done=False)
-            if target.job.over:
+            if target.job.state == "cancelled":
                 core.end(source, Ended(state="cancelled", message="what it fed is over"))
         return record.spec
 

@@ -155,13 +155,15 @@ class Core(Dispatch):
             self._bury_dead(entry)
         self.timers.at(job.ended_s + job.row.after_end_s, lambda: self.forget(entry))
         log.debug("job.ended", job=entry.id, state=ended.state, code=ended.code)
-        self._cancel_sources(entry)
+        self._end_pipes(entry, cancel=ended.state == "cancelled")
 
-    def _cancel_sources(self, entry: Entry) -> None:
+    def _end_pipes(self, entry: Entry, *, cancel: bool) -> None:
+        """Nothing flows into this job any more. Its cancel is its source's too; its failure
+        is not: a voice that breaks leaves the text going on."""
         for pipe in entry.pipes:
             source = self.entries.get(pipe.spec.source)
-            if source is not None and not pipe.done:
-                pipe.done = True
+            over, pipe.done = pipe.done, True
+            if source is not None and cancel and not over:
                 self.end(source, Ended(state="cancelled", message="what it fed is over"))
 
     def _bury_dead(self, entry: Entry) -> None:

@@ -255,6 +255,8 @@ class Entry:
                 job.seq = max(job.seq, item.seq)
             if isinstance(item, Prompt):
                 job.units += 1
+            elif isinstance(item, Text):
+                job.units = max(job.units, item.unit + len(item.text))
 
     def unread(self) -> list[InputItem]:
         """What the next lease must carry."""

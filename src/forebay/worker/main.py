@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import math
 import os
 import signal
@@ -22,7 +23,7 @@ import structlog
 from forebay import __version__, engines
 from forebay.broker import WorkerBroker
 from forebay.broker.link_client import LinkClient, path_of
-from forebay.core.kinds import KINDS, Kind, Row
+from forebay.core.kinds import KINDS, Cut, Kind, Row
 from forebay.core.spec import LoadStage, WorkerInfo
 from forebay.engines import Engine, EngineInfo
 from forebay.errors import CannotBoot, ForebayError
@@ -247,6 +248,8 @@ class _Worker:
                 await self._engine.unload()
 
     async def _load_engine(self, connecting: asyncio.Task[None]) -> tuple[Engine, EngineInfo]:
+        if self._row.cut is Cut.SEGMENTS:
+            importlib.import_module("forebay.worker.speech")  # not during the first sentence
         try:
             return await self._boot.load()
         except ForebayError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forebay.core.events import Ended, InputItem
 from forebay.core.flush import Lead
@@ -19,7 +19,9 @@ from forebay.core.stream import Stamper
 from forebay.engines import EngineInfo, Resume
 from forebay.errors import ProtocolError
 from forebay.worker.cut import Work, make_cutter
-from forebay.worker.speech import SpeechOut
+
+if TYPE_CHECKING:
+    from forebay.worker.speech import SpeechOut
 
 __all__ = ["Fate", "ModelClock", "Session"]
 
@@ -102,6 +104,8 @@ class Session:
     def _speech_out(self, row: Row, info: EngineInfo) -> SpeechOut | None:
         if row.cut is not Cut.SEGMENTS:
             return None
+        from forebay.worker.speech import SpeechOut  # numpy and soxr: for speech workers only
+
         units = self.lease.marks.get("units", 0)
         return SpeechOut(
             self.lease.spec.params,

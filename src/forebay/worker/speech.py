@@ -118,10 +118,13 @@ class SpeechOut:
             yield Audio(data=data, text=text, unit=unit, frames=last - first, seq=self._segment.seq)
 
     async def _encode(self, frames: Frames) -> bytes:
+        if self._in_thread:  # a second of mp3 takes milliseconds, the first one's import more
+            return await asyncio.to_thread(self._encode_now, frames)
+        return self._encode_now(frames)
+
+    def _encode_now(self, frames: Frames) -> bytes:
         if self._encoder is None:
             self._encoder = make_encoder(
                 self._format, self.rate, self._channels, resumed=self._resumed
             )
-        if self._in_thread and len(frames):
-            return await asyncio.to_thread(self._encoder.encode, frames)
         return self._encoder.encode(frames)

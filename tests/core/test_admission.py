@@ -1,0 +1,190 @@
+"""Who is let in, and what those who are not are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forebay.core.admission import (
+    RESERVE_S,
+    Connections,
+    Drain,
+    Gate,
+    JobFacts,
+    JobLimits,
+    Load,
+    Service,
+    forecast,
+    refuse_job,
+    retry_after_s,
+)
+from forebay.core.spec import QueuePlace
+
+LIMITS = JobLimits(queue=10, tenant_jobs=3, jobs=100)
+
+
+def refused(limits: JobLimits = LIMITS, **facts: Any) -> str | None:
+    error = refuse_job(JobFacts(**{"workers": 1, **facts}), limits, jitter=0.5)
+    if error is None:
+        return None
+    assert error.retry_after_s is not None and error.retry_after_s >= 1
+    assert error.retryable
+    return error.code
+
+
+@pytest.mark.parametrize(
+    ("facts", "code"),
+    [
+        ({}, None),
+        ({"draining": True}, "draining"),
+        ({"store_used": 1.0}, "store_full"),
+        ({"store_used": 0.99}, None),
+        ({"workers": 0}, "no_workers"),
+        ({"tenant_jobs": 3}, "quota_exceeded"),
+        ({"tenant_jobs": 2}, None),
+        ({"live_jobs": 100}, "store_full"),
+        ({"queued": 10}, "queue_full"),
+        ({"queued": 9}, None),
+        ({"queued": 10, "free": 1}, "queue_full"),
+        ({"place": QueuePlace(position=9, eta_s=61.0), "queue_s": 60.0}, "wait_too_long"),
+        ({"place": QueuePlace(position=9, eta_s=59.0), "queue_s": 60.0}, None),
+        ({"place": QueuePlace(position=9), "queue_s": 60.0}, None),
+        ({"place": QueuePlace(position=9, eta_s=61.0)}, None),
+        ({"place": QueuePlace(position=9, eta_s=61.0), "queue_s": 60, "will_wait": False}, None),
+        ({"place": QueuePlace(position=9, eta_s=61.0), "queue_s": 60.0, "free": 1}, None),
+    ],
+)
+def test_the_job_gate(facts: dict[str, Any], code: str | None) -> None:
+    assert refused(**facts) == code
+
+
+def test_without_a_quota_a_tenant_may_have_any_number() -> None:
+    assert refused(JobLimits(tenant_jobs=None), tenant_jobs=5000) is None
+
+
+# ----------------------------------------------------------------- connection gate
+
+
+def decide(gate: Gate, name: str, now: float = 0.0, **load: Any) -> str | None:
+    error = gate.decide(name, Load(**{"queue_limit": 2, **load}), now, jitter=0.0)
+    return None if error is None else error.code
+
+
+def test_a_handshake_let_in_keeps_its_place_until_it_starts() -> None:
+    gate = Gate()
+    assert decide(gate, "a") is None
+    assert decide(gate, "b") is None
+    assert decide(gate, "c") == "queue_full"
+    gate.begun("a")
+    assert decide(gate, "c") is None
+    assert gate.reserved(0.0) == 2
+
+
+def test_a_place_that_is_not_used_lapses() -> None:
+    gate = Gate()
+    decide(gate, "a")
+    decide(gate, "b", 1.0)
+    assert decide(gate, "c", RESERVE_S - 0.1) == "queue_full"
+    assert decide(gate, "c", RESERVE_S) is None
+    assert gate.reserved(RESERVE_S + 1.0) == 1
+
+
+def test_those_who_wait_and_those_who_are_promised_count_together() -> None:
+    gate = Gate()
+    assert decide(gate, "a", queued=1) is None
+    assert decide(gate, "b", queued=1) == "queue_full"
+
+
+def test_a_named_session_passes_and_reserves_nothing() -> None:
+    gate = Gate()
+    assert decide(gate, "a", queued=2, named=True) is None
+    assert gate.reserved(0.0) == 0
+    assert decide(gate, "a", named=True, draining=True) == "draining"
+
+
+def test_as_many_unnamed_handshakes_pass_as_sessions_are_detached() -> None:
+    gate = Gate()
+    assert decide(gate, "a", queued=2, detached=2) is None
+    assert decide(gate, "b", queued=2, detached=2) is None
+    assert decide(gate, "c", queued=2, detached=2) == "queue_full"
+    gate.begun("a")
+    assert decide(gate, "c", queued=2, detached=2) is None
+    assert decide(gate, "d", RESERVE_S, queued=2, detached=2) is None
+    assert gate.reserved(0.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "load", "code"),
+    [
+        (Connections(), {"store_down": True}, "refused"),
+        (Connections(total=5), {"open_total": 5}, "too_many_connections"),
+        (Connections(total=5), {"open_total": 4}, None),
+        (Connections(per_address=2), {"open_address": 2, "named": True}, "too_many_connections"),
+        (Connections(min_workers=2), {"workers": 1}, "no_workers"),
+        (Connections(min_workers=2), {"workers": 2}, None),
+    ],
+)
+def test_process_limits_apply_to_all(
+    limits: Connections, load: dict[str, Any], code: str | None
+) -> None:
+    assert decide(Gate(limits), "a", **load) == code
+
+
+def test_busy_is_shown_before_it_is_full() -> None:
+    gate = Gate()
+    assert not gate.busy(Load(queued=7, queue_limit=10), 0.0)
+    decide(gate, "a", queue_limit=10)
+    assert gate.busy(Load(queued=7, queue_limit=10), 0.0)
+    assert decide(gate, "b", queued=8, queue_limit=10) is None
+
+
+# ----------------------------------------------------------------------- forecasts
+
+
+def test_a_forecast_needs_a_measurement_and_somebody_who_serves() -> None:
+    service = Service()
+    assert forecast(3, service, 2) == QueuePlace(position=3)
+    service.add(4.0)
+    assert forecast(3, service, 0) == QueuePlace(position=3)
+    place = forecast(3, service, 2)
+    assert (place.eta_s, place.low_s, place.high_s) == (6.0, 6.0, 6.0)
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=50), st.integers(1, 500))
+def test_the_interval_holds_the_estimate(samples: list[float], position: int) -> None:
+    service = Service()
+    for sample in samples:
+        service.add(sample)
+    assert min(samples) - 1e-9 <= service.mean_s <= max(samples) + 1e-9
+    place = forecast(position, service, 4)
+    assert place.eta_s is not None and place.low_s is not None and place.high_s is not None
+    assert 0 <= place.low_s <= place.eta_s <= place.high_s
+
+
+def test_the_mean_follows_what_is_new() -> None:
+    service = Service()
+    for _ in range(50):
+        service.add(1.0)
+    for _ in range(50):
+        service.add(3.0)
+    assert service.mean_s == pytest.approx(3.0, abs=0.02)
+
+
+def test_the_drain_rate_is_what_came_back_lately() -> None:
+    drain = Drain()
+    assert drain.rate(0.0) is None
+    for at in range(300):
+        drain.add(at * 0.5)
+    assert drain.rate(150.0) == pytest.approx(2.0, rel=0.1)
+    assert drain.rate(150.0 + 1000) is None
+
+
+def test_retry_after_follows_the_drain_rate_and_is_spread_out() -> None:
+    assert retry_after_s(10, 2.0, 0.0) == 5.0
+    assert retry_after_s(10, 2.0, 1.0) == 7.5
+    assert retry_after_s(0, 100.0, 0.0) == 1.0
+    assert retry_after_s(1000, 0.5, 0.0) == 60.0
+    assert retry_after_s(1, None, 0.0) == 5.0

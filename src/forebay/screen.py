@@ -29,7 +29,7 @@ STAGES = ("locate", "fetch", "weights", "allocate", "warm_up", "ready")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known before anything runs. ``workers``: process name -> what it runs.
+    """What is known before anything runs. ``workers``: process name -> "kind/engine" it runs.
 
     ``ports``: (name, address, what for). ``lacks``: (what is missing, command that gets it).
     """
@@ -127,8 +127,12 @@ class Screen:
                     self._say(text)
 
     def _settled(self) -> bool:
-        ready = self._processes[self.facts.gateway].state == "ready"
-        return ready and all(p.state != "starting" for p in self._processes.values())
+        """Everything is up or has failed, and the gateway has told what it serves."""
+        workers = [self._processes[name] for name in self.facts.workers]
+        serving = {f"{pool.kind}/{pool.engine}" for pool in self._pools if pool.ready}
+        return self._processes[self.facts.gateway].state == "ready" and all(
+            p.state == "failed" or (p.state == "ready" and p.text in serving) for p in workers
+        )
 
     def _refresh(self) -> None:
         if self._shown:
@@ -150,15 +154,27 @@ class Screen:
     def _loading(self) -> Table:
         rows = Table.grid(padding=(0, 2))
         rows.add_row(Text(f"Forebay {__version__}", style="bold"), Text("loading", style="dim"))
-        stages = {p.engine or p.name: s for p in self._pools for s in p.stages.values()}
         for process in self._processes.values():
-            stage = next((s for k, s in stages.items() if k in process.text), None)
+            stage = self._stage_of(process.text)
             state = {
                 "ready": Text("ready", style="green"),
                 "failed": Text(process.detail, style="red", overflow="fold"),
             }.get(process.state, Text(_stage(stage) if stage else "starting", style="yellow"))
             rows.add_row(process.text, state)
         return rows
+
+    def _stage_of(self, text: str) -> LoadStage | None:
+        """How far the least advanced worker of "kind/engine" is. While its engine is not
+        known yet (it registers when loaded), any stage of that kind."""
+        kind, _, engine = text.partition("/")
+        found = [
+            stage
+            for pool in self._pools
+            if pool.kind == kind and pool.engine in ("", engine)
+            for stage in pool.stages.values()
+        ]
+        order = {name: n for n, name in enumerate(STAGES)}
+        return min(found, key=lambda s: order.get(s.stage, -1), default=None)
 
     def _final(self) -> None:
         took_s = time.monotonic() - self.began_s
@@ -205,5 +221,5 @@ def _stage(stage: LoadStage) -> str:
 
 def _pool(pool: PoolView) -> str:
     mark = " (synthetic: not a model, for tests and load)" if pool.synthetic else ""
-    workers = f"{pool.workers} worker{'s' if pool.workers != 1 else ''}, {pool.slots} slots"
+    workers = f"{pool.ready} worker{'s' if pool.ready != 1 else ''}, {pool.slots} slots"
     return f"{pool.model or pool.name} on {pool.engine}{mark}, {workers}"

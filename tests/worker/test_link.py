@@ -418,6 +418,38 @@ async def test_a_flood_from_one_worker_lets_the_loop_turn(worker: Any) -> None:
     assert most <= 4  # 5 ms of work at 2 ms each, and the one that went over
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_drained_returns_when_all_has_been_sent_on_either_loop(loop: str, tmp_path: Path) -> None:
+    """The two loops differ in when a transport pauses, resumes and counts as empty."""
+
+    async def talk() -> None:
+        host = Host()
+        server = await serve_link(tmp_path / "b.sock", host)
+        client = LinkClient(str(tmp_path / "b.sock"), "w1")
+        pushes: list[Any] = []
+        await client.connect(pushes.append)
+        await until(lambda: "w1" in host.sinks)
+        host.sinks["w1"](Assign(lease=lease()))
+        await until(lambda: pushes)
+        for i in range(200):
+            audio = Audio(data=bytes(30_000), text="a", unit=i, frames=15_000, offset=i + 1)
+            client.commit("j", 1, [audio], Consumed(0, i))
+        async with asyncio.timeout(3):
+            await client.drained()
+        client.park("j", 1)
+        async with asyncio.timeout(3):
+            await client.drained()
+        await client.close()
+        await until(lambda: "gone" in host.names())
+        assert host.names()[-2:] == ["park", "gone"]
+        assert host.names().count("commit") == 200
+        await server.close()
+
+    factory = None if loop == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(talk())
+
+
 # ------------------------------------------------------------------ the supervisor
 
 

@@ -46,7 +46,7 @@ from forebay.errors import ConfigError, ProtocolError, by_code
 __all__ = ["EXITS_KEPT", "LinkClient", "SupervisorLink", "path_of"]
 
 RETRY_FIRST_S = 0.05
-RETRY_MOST_S = 2.0
+RETRY_MOST_S = 0.5
 BEAT_TIMEOUT_S = 0.5
 EXITS_KEPT = 256
 

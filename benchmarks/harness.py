@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import signal
@@ -167,4 +166,4 @@ def report(
 def run(main: Any) -> None:
     import uvloop
 
-    raise SystemExit(asyncio.run(main(), loop_factory=uvloop.new_event_loop))
+    raise SystemExit(uvloop.run(main()))

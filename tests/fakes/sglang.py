@@ -416,7 +416,9 @@ def main() -> None:
     parser.add_argument("--model", default="fake-model")
     parser.add_argument("--mode", default="normal", choices=sorted(MODES))
     try:
-        asyncio.run(_serve(parser.parse_args()))
+        import uvloop
+
+        uvloop.run(_serve(parser.parse_args()))
     except KeyboardInterrupt:
         return
 

@@ -41,7 +41,7 @@ __all__ = ["EXIT_CANNOT_BOOT", "Event", "ProcessSpec", "serve"]
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MOST_S = 30.0
 READY_CHECK_S = 0.1
-READY_AFTER_S = 5.0  # a process that cannot say it is ready counts as ready after this
+READY_AFTER_S = 5.0  # where nothing tells that a process is ready, this long alive does
 SPARE_RETRY_S = 30.0
 SPARE_FREE_BYTES = 1 << 30
 GATEWAY_DRAIN_S = 30.0
@@ -230,8 +230,8 @@ class _Supervisor:
     def _is_ready(self, child: _Child) -> bool:
         if child.steps is not None:
             return child.steps.ready
-        if self._link is not None and self._link.connected:
-            return True
+        if self._link is not None:
+            return self._link.connected
         return self._loop.time() - child.spawned_s > READY_AFTER_S
 
     def _start_spares(self) -> None:
@@ -280,7 +280,7 @@ class _Supervisor:
         child.process = None
         was_ready = child.ready or self._is_ready(child)
         failure = child.steps.failure if child.steps is not None else ""
-        reason = self._reason(code, failure)
+        reason = "killed: did not leave in time" if child.killed else self._reason(code, failure)
         self._tell_broker(child, code, reason)
         self._drop_steps(child)
         child.ready = False

@@ -164,6 +164,7 @@ async def test_who_does_not_leave_is_killed_at_the_limit(stage: Stage) -> None:
         pid = stage.seen("ready")[0].pid
         assert await stage.stop() == 1
         assert not psutil.pid_exists(pid)
+        assert stage.seen("exited")[0].detail == "killed: did not leave in time"
 
 
 async def test_a_second_signal_kills_at_once(stage: Stage) -> None:
@@ -211,7 +212,8 @@ def test_when_the_supervisor_is_killed_its_children_die_with_it(tmp_path: Path) 
         " role='worker')\n"
         "asyncio.run(serve([spec], link_path=None))\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as boss:
+    env = {**os.environ, "TMPDIR": str(tmp_path)}  # where its leavings do not stay
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=env) as boss:
         limit = time.monotonic() + 8
         while not log.exists() or not log.read_text().strip():
             assert time.monotonic() < limit

@@ -11,15 +11,14 @@ Leans on internals of uvicorn 0.50-0.59: `cycle`, `flow`, `pipeline`, `on_*` cal
 from __future__ import annotations
 
 import asyncio
-import re
-import urllib.parse
 from typing import TYPE_CHECKING
 
 import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from forebay.errors import BadRequest, ForebayError, Refused, TooLarge
+from forebay.errors import BadRequest, ForebayError, Refused
+from forebay.gateway.head_rules import Broken, Head, check_head, over
 from forebay.gateway.responses import new_request_id, raw_error
 from forebay.gateway.wire import LOW_WATER_BYTES
 from forebay.gateway.wires import HttpWire
@@ -35,8 +34,6 @@ log = structlog.get_logger(__name__)
 LINGER_S = 1.0
 """After a refusal the input is read and dropped this long, so that the answer arrives: a
 close with unread input would reset the connection under it."""
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(:[0-9]{1,5})?")
 HEAD, BODY, IDLE, DONE = "head", "body", "idle", "done"
 """Reading a request's head; its body; between requests (or answering); reading no more."""
 
@@ -161,7 +158,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(self._fault_status, self._fault or BadRequest("malformed http request"))
         else:
             if self._phase is HEAD and self._head_bytes > self.options.head_bytes:
-                self._refuse(431, self._over_head(self._head_bytes))
+                self._refuse(431, over("request head", self._head_bytes, self.options.head_bytes))
 
     def _upgrade(self, data: bytes, upgrade: httptools.HttpParserUpgrade) -> None:
         rest = data[upgrade.args[0] :] if upgrade.args else b""
@@ -203,19 +200,21 @@ class HttpProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         if len(self.url) > self.options.request_line_bytes:
-            self._fail(414, self._over("request line", len(self.url), "request_line_bytes"))
+            limit = self.options.request_line_bytes
+            self._fail(414, over("request line", len(self.url), limit))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) >= self.options.header_count:
-            self._fail(431, self._over("headers", len(self.headers) + 1, "header_count", ""))
-        if len(name) + len(value) + 4 > self.options.header_bytes:
-            self._fail(431, self._over("header", len(name) + len(value) + 4, "header_bytes"))
+        if self._phase is BODY:
+            return  # a trailer: what was checked stays what was checked
+        most, size = self.options.header_count, len(name) + len(value) + 4
+        if len(self.headers) >= most:
+            self._fail(431, over("headers", len(self.headers) + 1, most, ""))
+        if size > self.options.header_bytes:
+            self._fail(431, over("one header", size, self.options.header_bytes))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self.refusal is not None:
-            self._fail(self.refusal.http_status, self.refusal)
-        self._check_head()
+        self._check()
         self.listener.freshen(self.loop.time())
         before = self.cycle
         wire = HttpWire(self)
@@ -252,78 +251,24 @@ class HttpProtocol(HttpToolsProtocol):
 
     # ----------------------------------------------------------------- what is refused
 
-    def _check_head(self) -> None:
-        """Refuse a head that is legal to the parser but not to us."""
-        path, _, _ = self.url.partition(b"?")
-        if len(path) > self.options.path_bytes:
-            self._fail(414, self._over("path", len(path), "path_bytes"))
-        size = len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers)
-        if size > self.options.head_bytes:
-            self._fail(431, self._over_head(size))
-        method = self.parser.get_method().decode("ascii")
-        if method not in METHODS:
-            self._fail(501, BadRequest(f"method {method} is not served"))
-        if self.parser.get_http_version() not in ("1.0", "1.1"):
-            self._fail(505, BadRequest("expected HTTP/1.0 or HTTP/1.1"))
-        self._check_target(method)
-        self._check_fields()
-        if len(self.pipeline) >= self.options.pipelined_requests:
-            self._fail(
-                400,
-                self._over("pipelined requests", len(self.pipeline) + 1, "pipelined_requests", ""),
-            )
-
-    def _check_target(self, method: str) -> None:
-        if self.url == b"*" and method == "OPTIONS":
-            self._fail(404, BadRequest("OPTIONS * is not served"))
-        if not self.url.startswith(b"/") or self.url.startswith(b"//"):
-            self._fail(400, BadRequest("expected a request target that begins with one slash"))
-        if b"#" in self.url or any(byte <= 0x20 or byte >= 0x7F for byte in self.url):
-            self._fail(400, BadRequest("request target has characters that must be escaped"))
-        decoded = urllib.parse.unquote_to_bytes(self.url.partition(b"?")[0])
-        if any(byte < 0x20 or byte == 0x7F for byte in decoded) or b"\\" in decoded:
-            self._fail(400, BadRequest("path contains a control character or backslash"))
-        if b".." in decoded.split(b"/") or b"..;" in decoded:
-            self._fail(400, BadRequest("path climbs out of its root"))
+    def _check(self) -> None:
+        """Stop the parser at a head that breaks a rule."""
+        if self.refusal is not None:
+            self._fail(self.refusal.http_status, self.refusal)
+        head = Head(
+            self.parser.get_method().decode("ascii"),
+            self.parser.get_http_version(),
+            self.url,
+            self.headers,
+            self._should_upgrade(),
+        )
         try:
-            decoded.decode("utf-8")
-        except UnicodeDecodeError:
-            self._fail(400, BadRequest("path is not utf-8"))
-
-    def _check_fields(self) -> None:
-        """Host exactly once and well formed; framing headers beyond doubt."""
-        fields: dict[bytes, list[bytes]] = {}
-        for name, value in self.headers:
-            fields.setdefault(name, []).append(value)
-        hosts = fields.get(b"host", [])
-        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
-            self._fail(400, BadRequest(f"read {len(hosts)} host headers, expected one"))
-        if hosts and HOST.fullmatch(hosts[0]) is None:
-            self._fail(400, BadRequest("host header is malformed"))
-        coding = fields.get(b"transfer-encoding", [])
-        if coding:
-            self._check_coding(coding, b"content-length" in fields)
-        lengths = fields.get(b"content-length", [])
-        if len(lengths) > 1 or (lengths and not lengths[0].isdigit()):
-            self._fail(400, BadRequest("content-length is not one decimal number"))
-        for name in (b"content-type", b"authorization", b"origin", b"upgrade"):
-            if len(fields.get(name, ())) > 1:
-                self._fail(400, BadRequest(f"{name.decode()} header appears more than once"))
-        if self._should_upgrade() and (coding or lengths not in ([], [b"0"])):
-            self._fail(400, BadRequest("websocket request with a body"))
-
-    def _check_coding(self, coding: list[bytes], with_length: bool) -> None:
-        if with_length or self.parser.get_http_version() != "1.1":
-            self._fail(400, BadRequest("transfer-encoding does not go with this request"))
-        if [value.strip().lower() for value in coding] != [b"chunked"]:
-            self._fail(501, BadRequest("expected transfer-encoding chunked, once"))
-
-    def _over(self, what: str, size: int, name: str, unit: str = " bytes") -> TooLarge:
-        limit = getattr(self.options, name)
-        return TooLarge(f"read {size}{unit} of {what}, expected no more than {limit}")
-
-    def _over_head(self, size: int) -> TooLarge:
-        return self._over("request head", size, "head_bytes")
+            check_head(head, self.options)
+        except Broken as broken:
+            self._fail(broken.status, broken.error)
+        waiting, most = len(self.pipeline), self.options.pipelined_requests
+        if waiting >= most:
+            self._fail(400, over("pipelined requests", waiting + 1, most, ""))
 
     def _fail(self, status: int, error: ForebayError) -> None:
         """Stop the parser with ``error``, from inside one of its callbacks."""

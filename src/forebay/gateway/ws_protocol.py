@@ -60,7 +60,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._made = 0.0
         self._heard = 0.0
         self.moved = 0.0  # when a message last went either way; set by the wire too
-        self._pinged = -1.0
+        self._pinged = False  # since the peer was last heard
         self._closing_since: float | None = None
         self._close_code = 1006  # what the application is told if nobody says more
         self._told = False
@@ -132,8 +132,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._fail(1011, "no answer to a ping")
             return now + self.options.close_s
         if silent >= ping_s:
-            if self._pinged < self._heard:
-                self._pinged = now
+            if not self._pinged:
+                self._pinged = True
                 self.conn.send_ping(PING)
                 self._flush()
             return self._heard + ping_s + pong_s
@@ -165,6 +165,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
+        self._pinged = False
         if self.handshake_initiated and not self.handshake_complete:
             self.listener.metrics.refuse("early_frames")
             self.transport.abort()

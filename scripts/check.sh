@@ -32,7 +32,7 @@ step "import rules (import-linter)" $bin/lint-imports
 step "lengths, words, docs" $bin/python scripts/check_tree.py
 step "settings page is up to date" $bin/forebay config docs --check
 step "cli page is up to date" $bin/python scripts/cli_reference.py --check docs/reference/cli.md
-step "core: tests, 100 % branch coverage" $bin/python -m pytest tests/core -q \
+step "core: 100 % branch coverage" $bin/python -m pytest tests/core tests/dialects -q \
   --cov=forebay.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 step "wheel builds" wheel
 

@@ -46,6 +46,8 @@ Emit = Callable[[OutputEvent], None]
 
 _MAGIC = b"GGUF"
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+# What the makers of a catalogued model advise, beneath every other setting.
+_ADVISED: Mapping[str, Mapping[str, float]] = {"smollm2": {"temperature": 0.2, "top_p": 0.9}}
 _SAMPLING = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -75,6 +77,12 @@ class LlamaText(ThreadedEngine):
         Option("context", int, 2048, "tokens of one generation, prompt included", 128, 1_000_000),
         Option("batch", int, 64, "prompt tokens between two looks at cancel", 8, 4096),
         Option("max_tokens", int, 512, "longest answer where the request gives none", 1, 1_000_000),
+        Option("temperature", float, None, "where the request gives none", 0, 100),
+        Option("top_p", float, None, "where the request gives none", 0, 1),
+        Option("top_k", int, None, "where the request gives none", -1, 1_000_000),
+        Option("repetition_penalty", float, None, "where the request gives none", 0, 10),
+        Option("presence_penalty", float, None, "where the request gives none", -10, 10),
+        Option("frequency_penalty", float, None, "where the request gives none", -10, 10),
         Option("max_total_tokens", int, None, "prompt and answer together", 16, 10_000_000),
         Option("allow_auto_truncate", bool, False, "cut the oldest turns of too long a prompt"),
         Option("gpu_layers", int, None, "layers on a GPU, where xllamacpp was built for one", 0),
@@ -252,7 +260,9 @@ class LlamaText(ThreadedEngine):
         server.complete(body, answer.chunk)
 
     def _body(self, session: _Request, limit: int, **what: Any) -> dict[str, Any]:
-        params = session.params
+        own = {k: self._options[k] for k in _SAMPLING if self._options.get(k) is not None}
+        asked = {k: v for k, v in session.params.items() if v is not None}
+        params = {**_ADVISED.get(self._options["model"], {}), **own, **asked}
         body: dict[str, Any] = {
             **what,
             "max_tokens": limit,
@@ -263,7 +273,7 @@ class LlamaText(ThreadedEngine):
             "return_progress": True,
         }
         for ours, theirs in _SAMPLING.items():
-            if params.get(ours) is not None:
+            if ours in params:
                 body[theirs] = params[ours]
         if body.get("top_k") == -1:
             body["top_k"] = 0  # llama.cpp's word for "all"

@@ -83,6 +83,10 @@ def half_a_frame(segment: Any) -> list[Any]:
     return [msgspec.structs.replace(speech(segment), data=b"\0")]
 
 
+def cancels_itself(segment: Any) -> list[Any]:
+    raise asyncio.CancelledError
+
+
 def no_units(segment: Any) -> list[Any]:
     return [Audio(data=b"\0\0", text="", unit=segment.unit, frames=1)]
 
@@ -100,6 +104,7 @@ def one_unit_for_a_minute(segment: Any) -> list[Any]:
         other_text,
         too_many_units,
         half_a_frame,
+        cancels_itself,
         no_units,
         one_unit_for_a_minute,
     ],

@@ -223,8 +223,8 @@ class _Keeper:
             await self._wire.drained()
 
     async def close(self) -> None:
-        """End the connection and the keeper's task. What was queued is sent first if the
-        peer reads it; call `drained` before to be sure."""
+        """End the connection and the keeper's task. What has not been sent is dropped: call
+        `drained` first."""
         if self._wire is not None:
             self._wire.close()
             self._wire = None

@@ -34,9 +34,12 @@ async def run_step(runner: Runner, session: Session) -> None:
             await _consume(runner, session)
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if session.fate is Fate.LIVE or task is None:
+        if session.fate is not Fate.LIVE and task is not None:
+            task.uncancel()
+        elif task is not None and not task.cancelling():
+            runner.fail(session, EngineFailed("engine cancelled its own call"))
+        else:
             raise
-        task.uncancel()
     except Exception as exc:  # noqa: BLE001 - the boundary of one job
         runner.fail(session, exc)
     finally:

@@ -160,13 +160,13 @@ class Hand:
                 self.credit[job] = lease.credit_bytes
                 self._stampers[job] = Stamper(lease.last_offset, lease.counts, lease.marks)
                 self._consumed[job] = lease.consumed
-            case InputPush():
+            case InputPush() if push.attempt == self.attempt(push.job):
                 self.input[push.job].extend(push.items)
             case LeaseLost():
                 self.lost.append((push.job, push.attempt))
             case CancelJob():
                 self.cancels.append(push)
-            case Credit():
+            case Credit() if push.attempt == self.attempt(push.job):
                 self.credit[push.job] += push.add
 
     def attempt(self, job: str) -> int:

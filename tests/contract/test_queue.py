@@ -290,5 +290,44 @@ async def test_places_are_pushed_when_they_change_at_most_once_a_second(home: Ho
     assert [p.place.position for p in places(home, "d")] == [3, 1]
 
 
+async def test_jobs_of_one_affinity_run_one_at_a_time_on_their_owner(home: Home) -> None:
+    one = await home.worker("w1", sessions=2)
+    await submit(home, "a1", affinity="book")
+    two = await home.worker("w2", sessions=9)
+    await submit(home, "a2", affinity="book")
+    await submit(home, "other")
+    await home.settle()
+    assert set(one.leases) == {"a1"}
+    assert set(two.leases) == {"other"}  # the blocked one is passed over, not head of line
+    assert await position(home, "a2") == 1
+    one.end("a1")
+    await home.settle()
+    assert "a2" in one.leases
+    await one.die(abnormal=False)
+    assert two.leases["a2"].attempt == 2
+
+
+async def test_a_long_queue_is_told_in_slices(make_home: MakeHome) -> None:
+    home = await make_home(Settings(limits=JobLimits(queue=5000)))
+    await home.worker("w1", sessions=1)
+    for index in range(700):
+        await submit(home, f"j{index}")
+    await home.advance(0.1)
+    assert [p.place.position for p in places(home, "j699")] == [699]
+    assert sum(isinstance(p, PlacePush) for p in home.pushes) == 699
+
+
+async def test_the_eta_is_told_when_it_becomes_known(home: Home) -> None:
+    worker = await home.worker("w1", sessions=2)
+    for name in "abcde":
+        await submit(home, name)
+    await home.advance(4)
+    assert places(home, "e")[-1].place.eta_s is None
+    worker.end("a")
+    await home.advance(2)
+    last = places(home, "e")[-1].place
+    assert (last.position, last.eta_s) == (2, pytest.approx(4))
+
+
 def places(home: Home, job: str) -> list[PlacePush]:
     return [p for p in home.pushes if isinstance(p, PlacePush) and p.job == job]

@@ -163,6 +163,7 @@ class WorkerSide:
             stage = pool.stages.get(worker.id)
             if stage is not None and stage.stage != "failed":
                 del pool.stages[worker.id]  # a failed boot stays visible: it says why
+                self.core.tell_state(pool.name)
 
     def _lose(self, entry: Entry, *, struck: bool) -> None:
         job = entry.job

@@ -18,7 +18,7 @@ from forebay.gateway.server import GatewayServer
 
 CORPUS = Path(__file__).parent / "corpus"
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-QUICK = GatewayOptions(sweep_s=0.02, linger_s=0.05, drain_s=1.0)
+QUICK = GatewayOptions(sweep_s=0.02, close_s=0.5, linger_s=0.05, drain_s=1.0)
 
 
 @dataclass

@@ -203,38 +203,40 @@ class OpenAIText:
             continued=committed,
             usage=self._values["usage"],
         )
-        seam = StopSeam(committed, params.get("stop") or ()) if committed else None
-        lines, answer = SseLines(), Answer()
-        loop = asyncio.get_running_loop()
         first_s, stall_s = self._values["first_token_timeout_s"], self._values["stall_timeout_s"]
-        deadline = loop.time() + first_s
-        notice = fitted.notice
+        deadline = asyncio.get_running_loop().time() + first_s
+        seam = StopSeam(committed, params.get("stop") or ()) if committed else None
+        lines, answer, notice = SseLines(), Answer(), fitted.notice
         async with self._upstream.post(
-            "/chat/completions", body, model=self._model, timeout_s=first_s
+            "/chat/completions", body, model=self._model, deadline=deadline
         ) as response:
-            while not answer.over:
-                data = await self._upstream.read(response, deadline, answer.begun)
-                payloads = lines.feed(data) if data else lines.end()
-                events = answer.take(payloads)
-                if seam is not None:
-                    events = _through(seam, events)
-                if notice is not None and events:
-                    yield notice
-                    notice = None
-                for event in events:
-                    yield event
-                if not data or (seam is not None and seam.stopped):
-                    break
-                if payloads:  # comments keep a connection alive, not an answer
-                    deadline = loop.time() + stall_s
-            stopped = seam is not None and seam.stopped
-            if not stopped and (error := answer.failure()):
-                raise error
-            if seam is not None and (rest := seam.end()):
-                yield TextDelta(text=rest)
-            yield self._usage(answer, fitted, before, stopped)
-            if answer.done:
-                await self._upstream.drain(response)
+            watch = self._upstream.watch(response, deadline)
+            try:
+                while not answer.over:
+                    data = await watch.read(answer.begun)
+                    payloads = lines.feed(data) if data else lines.end()
+                    events = answer.take(payloads)
+                    if seam is not None:
+                        events = _through(seam, events)
+                    if notice is not None and events:
+                        yield notice
+                        notice = None
+                    for event in events:
+                        yield event
+                    if not data or (seam is not None and seam.stopped):
+                        break
+                    if payloads:  # comments keep a connection alive, not an answer
+                        watch.heard(stall_s)
+                stopped = seam is not None and seam.stopped
+                if not stopped and (error := answer.failure()):
+                    raise error
+                if seam is not None and (rest := seam.end()):
+                    yield TextDelta(text=rest)
+                yield self._usage(answer, fitted, before, stopped)
+                if answer.done:
+                    await watch.drain()
+            finally:
+                watch.stop()
 
     def _usage(self, answer: Answer, fitted: Fitted, before: int, stopped: bool) -> Usage:
         """What the server counted, less what a continuation made it count twice."""

@@ -24,7 +24,7 @@ import msgspec
 from forebay.engines import openai_errors as errors
 from forebay.errors import ConfigError, ForebayError, UpstreamFailed, UpstreamTimeout
 
-__all__ = ["Breaker", "Upstream", "normal_base", "read_key"]
+__all__ = ["Breaker", "Upstream", "Watch", "normal_base", "read_key"]
 
 ERROR_BYTES = 64 * 1024  # read of an error body
 JSON_BYTES = 4 * 1024 * 1024  # read of /v1/models
@@ -62,6 +62,70 @@ class Breaker:
         if self._failures >= BREAKER_FAILURES:
             self._closed_until = now + self._pause_s
             self._pause_s = min(BREAKER_MAX_S, self._pause_s * 2)
+
+
+class Watch:
+    """Reads one answer and ends the waiting when it falls silent.
+
+    One timer that moves with the deadline, instead of one for each read: a read is the hot
+    path of every token. The time in which nobody reads does not count."""
+
+    __slots__ = ("_deadline", "_fired", "_loop", "_reading", "_response", "_silence_s", "_timer")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, response: aiohttp.ClientResponse, deadline: float
+    ) -> None:
+        self._loop = loop
+        self._response = response
+        self._silence_s = max(0.0, deadline - loop.time())
+        self._deadline = deadline
+        self._reading = False
+        self._fired = False
+        self._timer = loop.call_at(self._deadline, self._check)
+
+    def heard(self, silence_s: float) -> None:
+        """Something of meaning came: from now on silence is counted anew."""
+        self._silence_s = silence_s
+        self._deadline = self._loop.time() + silence_s
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    async def read(self, begun: bool) -> bytes:
+        """What has arrived, at least one byte; b"" at the end, clean or broken off (the event
+        stream itself says which). Raises `UpstreamTimeout` after the silence."""
+        self._reading = True
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError):
+            if not self._fired:
+                return b""
+        finally:
+            self._reading = False
+        if begun:
+            raise _timeout(f"went silent for {self._silence_s:g} s inside its answer", "stall")
+        raise _timeout("sent no token before the first-token timeout", "no_answer")
+
+    async def drain(self) -> None:
+        """Give the connection back to the pool if the server ends its answer promptly."""
+        self._deadline = self._loop.time() + DRAIN_S
+        self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._check)
+        try:
+            while not self._response.content.at_eof():
+                if not await self.read(True):
+                    return
+        except UpstreamTimeout:
+            return  # the connection was closed instead
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        if self._reading and now >= self._deadline:
+            self._fired = True
+            self._response.close()
+            return
+        again = self._deadline if now < self._deadline else now + min(1.0, self._silence_s)
+        self._timer = self._loop.call_at(again, self._check)
 
 
 class Upstream:
@@ -120,17 +184,15 @@ class Upstream:
 
     @asynccontextmanager
     async def post(
-        self, path: str, body: bytes, *, model: str, timeout_s: float
+        self, path: str, body: bytes, *, model: str, deadline: float
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """POST and yield the response once its status is 200; closed on leaving unless read
         to its end, which the server sees as the client having gone.
 
-        ``timeout_s`` bounds the whole wait for the status, retries included. Raises what
+        ``deadline`` (loop time) bounds the wait for the status, retries included. Raises what
         `openai_errors` names. Cancelling loses nothing but the request.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        wait_s = self.breaker.refuse_s(loop.time())
+        wait_s = self.breaker.refuse_s(asyncio.get_running_loop().time())
         if wait_s > 0:
             error = errors.unreachable(self.address, "was not there just now", "breaker_open")
             error.retry_after_s = error.details["retry_after_s"] = round(wait_s, 2)
@@ -143,28 +205,11 @@ class Upstream:
         finally:
             response.close()
 
-    async def read(self, response: aiohttp.ClientResponse, deadline: float, begun: bool) -> bytes:
-        """What has arrived, at least one byte; b"" at the end, clean or broken off (the event
-        stream itself says which). Raises `UpstreamTimeout` at ``deadline`` (loop time)."""
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await response.content.readany()
-        except TimeoutError as exc:
-            if begun:
-                raise _timeout("went silent in the middle of its answer", "stall") from exc
-            raise _timeout("sent no token before the first-token timeout", "no_answer") from exc
-        except (aiohttp.ClientError, OSError):
-            return b""
+    def watch(self, response: aiohttp.ClientResponse, deadline: float) -> Watch:
+        """Guard the answer's bytes: read them with `Watch.read`, then `Watch.stop`.
 
-    async def drain(self, response: aiohttp.ClientResponse) -> None:
-        """Give the connection back to the pool if the server ends its answer promptly."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + DRAIN_S
-        try:
-            while not response.content.at_eof() and loop.time() < deadline:
-                await self.read(response, deadline, True)
-        except UpstreamTimeout:
-            return  # the caller closes the connection instead
+        ``deadline``: for the first of meaning, in the loop's time."""
+        return Watch(asyncio.get_running_loop(), response, deadline)
 
     async def get_json(self, path: str, timeout_s: float) -> tuple[int, Any]:
         """Status and decoded body (None where it is no JSON). Raises `UpstreamFailed`."""

@@ -135,14 +135,17 @@ async def _answer(upstream: Upstream, model: str, facts: dict[str, Any]) -> tupl
         [{"role": "user", "content": "Hi"}], {}, model=name, max_tokens=1, usage=False
     )
     lines, answer = SseLines(), Answer()
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + ANSWER_S
-    async with upstream.post("/chat/completions", body, model=name, timeout_s=ANSWER_S) as response:
-        while not answer.over:
-            data = await upstream.read(response, deadline, answer.begun)
-            answer.take(lines.feed(data) if data else lines.end())
-            if not data:
-                break
+    deadline = asyncio.get_running_loop().time() + ANSWER_S
+    async with upstream.post("/chat/completions", body, model=name, deadline=deadline) as response:
+        watch = upstream.watch(response, deadline)
+        try:
+            while not answer.over:
+                data = await watch.read(answer.begun)
+                answer.take(lines.feed(data) if data else lines.end())
+                if not data:
+                    break
+        finally:
+            watch.stop()
     if error := answer.failure():
         raise error
     return "answered one token", ""

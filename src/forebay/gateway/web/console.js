@@ -177,6 +177,8 @@ function pools(list) {
     }
     return item;
   }));
+  const remote = list.some((pool) => pool.engine === "openai");
+  $("hint").textContent = t(remote ? "hintRemote" : "hint");
   const waiting = list.length > 0 && !ready;
   if (waiting && $("notice").hidden) { tell(t("notReady")); $("notice").dataset.loading = "1"; }
   if (!waiting && $("notice").dataset.loading) { tell(""); delete $("notice").dataset.loading; }
@@ -214,7 +216,9 @@ $("composer").onsubmit = (event) => {
   if (chat.active) { $("prompt").value = ""; grow(); }
 };
 $("prompt").onkeydown = (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) $("composer").requestSubmit();
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("composer").requestSubmit();
 };
 const grow = () => { $("prompt").style.height = "auto"; $("prompt").style.height = `${$("prompt").scrollHeight}px`; };
 $("prompt").oninput = grow;

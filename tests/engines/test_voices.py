@@ -70,7 +70,22 @@ async def test_a_new_attempt_makes_the_very_same_sound(english: Loaded):
 
 @pytest.mark.parametrize(
     "text",
-    ["...", " ", "\n", "😀😀", "—", "!", "'", "\u200b", "7", "№", "x\x00y", "a", "π is 3.14"],
+    [
+        "...",
+        " ",
+        "\n",
+        "😀😀",
+        "—",
+        "!",
+        "'",
+        "\u200b",
+        "7",
+        "№",
+        "x\x00y",
+        "a",
+        "π is 3.14",
+        "x² ¹ ① ½",
+    ],
 )
 async def test_odd_segments_become_sound_or_a_short_silence_never_an_error(
     english: Loaded, text: str

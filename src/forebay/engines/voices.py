@@ -18,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -38,11 +40,14 @@ __all__ = ["Voices"]
 
 RATE = 24_000
 INSTALL_ZH = "pip install 'forebay[tts-zh]' && forebay models fetch kokoro-zh"
+if sys.version_info >= (3, 13):  # misaki, which reads Chinese, allows no newer one
+    INSTALL_ZH += "  # with Python 3.11 or 3.12"
 
 _ZH_MODULES = ("onnxruntime", "misaki", "pypinyin", "jieba", "cn2an")
 _EN_GAIN, _ZH_GAIN = 2.0, 0.65  # both to about 0.088 RMS: measured on the test sentences
 _PIECE_WISH, _PIECE_LIMIT = 10, 40  # characters of Chinese in one call
 _EN_LIMIT = 400
+_G2P_ERRORS = (ValueError, KeyError, IndexError, AssertionError, TypeError)
 _SPEEDS = (0.5, 2.0)
 # Names that OpenAI clients send by habit; here each means "the default voice".
 _ANY_VOICE = frozenset(
@@ -141,7 +146,7 @@ class Voices(ThreadedEngine):
             folder,
             threads=self._options["zh_threads"] or min(4, os.cpu_count() or 1),
             lanes=self._options["zh_lanes"],
-            english=lambda phrase: " ".join(self._en.phonemize(phrase)),
+            english=lambda phrase: " ".join(self._en.phonemize(self._plain(phrase))),
         )
 
     def _warm(self) -> None:
@@ -231,7 +236,7 @@ class Voices(ThreadedEngine):
             return pcm16(silence(pause_s(text), RATE))
         if language == "en":
             # Seeded by position: a new attempt makes the very same sound.
-            audio = self._en(text, speed=session.speed, seed=unit)
+            audio = self._en(self._plain(text), speed=session.speed, seed=unit)
             return pcm16(shape(audio, text, RATE, _EN_GAIN))
         if self._zh is None:
             raise Unsupported(
@@ -239,6 +244,21 @@ class Voices(ThreadedEngine):
             )
         made = self._zh.speak(text, session.zh_voice, session.speed, stopped)
         return None if made is None else pcm16(shape(made, text, RATE, _ZH_GAIN))
+
+    def _plain(self, text: str) -> str:
+        """``text`` as hibari can read it. It fails on digits such as ² and ①, so they become
+        plain ones; words it fails on even so are left out rather than failing the segment."""
+        text = "".join(str(unicodedata.digit(c)) if c.isdigit() else c for c in text)
+        if self._reads(text):
+            return text
+        return " ".join(word for word in text.split() if self._reads(word))
+
+    def _reads(self, text: str) -> bool:
+        try:
+            self._en.phonemize(text)
+        except _G2P_ERRORS:
+            return False
+        return True
 
     async def close(self, session: _Session) -> None:
         return None

@@ -58,7 +58,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a test's coroutine in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(asyncio.wait_for(work, 3600))
+        return runner.run(asyncio.wait_for(work, 900))
 
 
 class InProcess:
@@ -239,7 +239,7 @@ class Client:
 
     async def gone(self) -> None:
         """Wait for the endpoint to be done with this connection."""
-        if self.wire.ended is None:
+        if self.wire.ended is None or self.wire.stalled:
             await self.leave()
         else:
             await self._task

@@ -39,8 +39,8 @@ log = structlog.get_logger(__name__)
 class Frames:
     """The frames of one WebSocket, read one at a time; None once it is closed.
 
-    A wait may be watched (`until`): at most one frame is then read ahead, so that a client
-    that leaves is noticed although nothing more is taken from it.
+    At most one frame is read ahead (`ready`, `until`), so that a client that leaves is
+    noticed although nothing more is taken from it.
     """
 
     __slots__ = ("_ahead", "_closed", "_receive")
@@ -74,17 +74,22 @@ class Frames:
         done, _ = await asyncio.wait({self._ahead}, timeout=within_s)
         return bool(done)
 
-    async def until(self, work: Awaitable[None]) -> bool:
-        """Wait for ``work``; False (and ``work`` cancelled) if the client left first."""
+    async def until(self, work: Awaitable[None], wire: Wire) -> None:
+        """Wait for ``work``, or until the client has left; ``work`` is then cancelled.
+
+        While frames are left unread behind the one read ahead, only the wire can tell that
+        the client has gone, and it calls nobody: so it is looked at once a second."""
         waited = asyncio.ensure_future(work)
         if self._ahead is None:
             self._ahead = asyncio.ensure_future(self._next_message())
+        watched = {waited, self._ahead}
         try:
-            await asyncio.wait({waited, self._ahead}, return_when=asyncio.FIRST_COMPLETED)
-            if self._ahead.done() and self._ahead.result()["type"] == "websocket.disconnect":
-                return False
-            await waited
-            return True
+            while not waited.done() and not wire.closed:
+                await asyncio.wait(watched, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                if self._ahead in watched and self._ahead.done():
+                    watched.discard(self._ahead)
+                    if self._ahead.result()["type"] == "websocket.disconnect":
+                        return
         finally:
             waited.cancel()
             await asyncio.gather(waited, return_exceptions=True)
@@ -216,7 +221,7 @@ class _Connection:
         hold = self._holds[session.name]
         await hold.take(intent)
         if hold.full:
-            await frames.until(hold.room())
+            await frames.until(hold.room(), self._wire)
 
     async def leave(self) -> None:
         """Give back every session: the client has gone, or was cut off. Never raises."""

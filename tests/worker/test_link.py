@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from forebay.core.events import Audio, Consumed, Ended, Text, TextDelta
 from forebay.core.kinds import Kind
 from forebay.core.spec import JobSpec, Lease, LoadStage, PoolView, WorkerInfo
 from forebay.errors import ConfigError, Fenced, OffsetGap, ProtocolError, TooLarge
+from forebay.worker.heartbeat import Heartbeat
 
 
 class Host:
@@ -324,6 +326,15 @@ async def test_beats_come_on_a_connection_of_their_own_even_while_the_loop_is_bl
     await asyncio.to_thread(client.beat, "w1", {"busy": 3})
     await until(lambda: ("beat", "w1", {"busy": 3}) in host.calls)
     assert "gone" not in host.names()
+
+
+async def test_a_blocked_event_loop_does_not_stop_the_heart(worker: Any) -> None:
+    host, client, _ = worker
+    beat = Heartbeat(client, "w1", lambda: {"busy": 1})
+    beat.start()
+    time.sleep(1.1)  # noqa: ASYNC251 - this is the busy model
+    beat.stop()
+    await until(lambda: host.names().count("beat") >= 4)
 
 
 async def test_a_second_connection_under_the_same_id_replaces_the_first(

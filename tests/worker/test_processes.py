@@ -117,7 +117,7 @@ async def house(folder: Path, *specs: Callable[[House], ProcessSpec]) -> AsyncIt
 
 
 def voice(name: str, **options: Any) -> Callable[[House], ProcessSpec]:
-    words = ",".join(f"{k}={v}" for k, v in {"rtf": 0.5, "piece_ms": 80, **options}.items())
+    words = ",".join(f"{k}={v}" for k, v in {"rtf": 0.25, "piece_ms": 80, **options}.items())
     return lambda home: home.spec(name, f"synthetic:{words}")
 
 
@@ -138,7 +138,7 @@ async def test_a_sentence_goes_through_a_real_worker(tmp_path: Path) -> None:
 
 
 async def test_killing_workers_mid_sentence_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    async with house(tmp_path, voice("w1"), voice("w2")) as home:
+    async with house(tmp_path, voice("w1", rtf=0.5), voice("w2", rtf=0.5)) as home:
         jobs = [f"j{i}" for i in range(6)]
         for job in jobs:
             await home.speak(job)

@@ -387,7 +387,7 @@ async def test_a_message_before_hello_ends_the_connection(link: Any) -> None:
 async def test_a_worker_that_reads_nothing_is_given_up_at_the_backlog_bound(
     link: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forebay.broker.link_server.BACKLOG_BYTES", 2_000_000)
+    monkeypatch.setattr("forebay.broker.link_peer.BACKLOG_BYTES", 2_000_000)
     host = link[0]
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(link[2])

@@ -11,23 +11,19 @@ somebody to say it to, at most `EXITS_KEPT`), and hears how the pools stand.
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
-
-import structlog
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
 
 from forebay.broker import Assign, CancelJob, LeaseLost, WorkerSink
+from forebay.broker.link_keeper import Keeper
 from forebay.broker.link_wire import (
-    FRAME_BYTES,
     GREETING,
     Beat,
     Commit,
     Exited,
     Failure,
-    FrameReader,
     FromBroker,
     FromWorker,
     Hello,
@@ -35,22 +31,17 @@ from forebay.broker.link_wire import (
     Pools,
     Register,
     Stage,
-    decode_from_broker,
     encode,
     frames,
 )
 from forebay.core.events import Consumed, Ended, OutputEvent
 from forebay.core.spec import LoadStage, PoolView, WorkerInfo
-from forebay.errors import ConfigError, ProtocolError, by_code
+from forebay.errors import ConfigError
 
 __all__ = ["EXITS_KEPT", "LinkClient", "SupervisorLink", "path_of"]
 
-RETRY_FIRST_S = 0.05
-RETRY_MOST_S = 0.5
 BEAT_TIMEOUT_S = 0.5
 EXITS_KEPT = 256
-
-log = structlog.get_logger(__name__)
 
 
 def path_of(url: str) -> str:
@@ -61,182 +52,7 @@ def path_of(url: str) -> str:
     return path
 
 
-class _Wire(asyncio.Protocol):
-    """One connection: frames in, one write per loop tick out."""
-
-    def __init__(
-        self, hello: Hello, on_message: Callable[[FromBroker], None], on_ready: Callable[[], None]
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._hello = hello
-        self._on_message = on_message
-        self._on_ready = on_ready
-        self._reader = FrameReader()
-        self._queue: list[bytes] = []
-        self._transport: asyncio.Transport | None = None
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self.error: Exception | None = None
-        self.lost: asyncio.Future[None] = self._loop.create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not an isinstance check: uvloop's transports have no asyncio base class.
-        transport = self._transport = cast("asyncio.Transport", transport)
-        transport.set_write_buffer_limits(high=0)  # so that resume_writing means: all sent
-        transport.write(GREETING + b"".join(frames(encode(self._hello), control=True)))
-
-    def data_received(self, data: bytes) -> None:
-        greeted = self._reader.greeting is not None
-        try:
-            self._reader.feed(data)
-            for body in self._reader:
-                if not greeted:
-                    greeted = True
-                    self._on_ready()
-                self._take(decode_from_broker(body))
-            if not greeted and self._reader.greeting is not None:
-                self._on_ready()
-        except ProtocolError as exc:
-            self.fail(exc)
-
-    def _take(self, message: FromBroker) -> None:
-        if isinstance(message, Failure):
-            self.fail(by_code(message.code, message.message))
-        else:
-            self._on_message(message)
-
-    def send(self, message: FromWorker) -> None:
-        """Queue for the end of this loop tick. Raises `TooLarge` over one frame."""
-        parts = frames(encode(message), control=False, limit_bytes=FRAME_BYTES)
-        if not self._queue:
-            self._empty.clear()
-            self._loop.call_soon(self._flush)
-        self._queue.extend(parts)
-
-    def _flush(self) -> None:
-        data, self._queue = b"".join(self._queue), []
-        if self._transport is None or self._transport.is_closing():
-            self._empty.set()
-            return
-        self._transport.write(data)
-        if self._transport.get_write_buffer_size() == 0:
-            self._empty.set()
-
-    def resume_writing(self) -> None:
-        if not self._queue:
-            self._empty.set()
-
-    async def drained(self) -> None:
-        await self._empty.wait()
-
-    def fail(self, error: Exception) -> None:
-        self.error = error
-        self.abort()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.error = self.error or exc
-        self._empty.set()
-        if not self.lost.done():
-            self.lost.set_result(None)
-
-
-class _Keeper:
-    """Keeps one connection alive: connects, waits for its end, waits a little, again."""
-
-    def __init__(self, path: str, hello: Hello) -> None:
-        self._path = path
-        self._hello = hello
-        self._task: asyncio.Task[None] | None = None
-        self._wire: _Wire | None = None
-        self._ready: asyncio.Future[None] | None = None
-
-    @property
-    def connected(self) -> bool:
-        return self._wire is not None
-
-    async def open(self) -> None:
-        """Return when first connected. Raises `ProtocolError` if the peer refuses to speak
-        with us; waits, without end, for a peer that is not there yet. Cancelling it leaves
-        the keeper running until `close`."""
-        if self._task is not None:
-            raise ProtocolError("link is open already")
-        self._ready = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._keep(), name=f"link {self._hello.role}")
-        await asyncio.shield(self._ready)
-
-    async def _keep(self) -> None:
-        loop = asyncio.get_running_loop()
-        wait_s = RETRY_FIRST_S
-        while True:
-            wire = _Wire(self._hello, self._message, lambda: self._up())
-            self._pending = wire
-            try:
-                await loop.create_unix_connection(lambda wire=wire: wire, self._path)  # type: ignore[misc]
-                await wire.lost
-            except OSError as exc:
-                wire.error = exc
-            finally:
-                was_up = self._wire is wire
-                if not wire.lost.done():
-                    wire.abort()
-            if was_up:
-                self._wire = None
-                wait_s = RETRY_FIRST_S
-                self._down()
-            self._report(wire.error, was_up)
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
-            wait_s = min(wait_s * 2, RETRY_MOST_S)
-
-    def _report(self, error: Exception | None, was_up: bool) -> None:
-        if isinstance(error, ProtocolError):
-            log.error("link.refused", reason=str(error))
-            if self._ready is not None and not self._ready.done():
-                self._ready.set_exception(error)
-        elif was_up:
-            log.warning("link.lost", reason=str(error or "closed by the gateway"))
-
-    def _up(self) -> None:
-        self._wire = self._pending
-        self._hail()
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_result(None)
-
-    def _hail(self) -> None:
-        """Say what a new connection must know."""
-
-    def _down(self) -> None:
-        """The connection is gone."""
-
-    def _message(self, message: FromBroker) -> None:
-        """Something arrived."""
-
-    async def drained(self) -> None:
-        if self._wire is not None:
-            await self._wire.drained()
-
-    async def close(self) -> None:
-        """End the connection and the keeper's task. What has not been sent is dropped: call
-        `drained` first."""
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        if self._ready is not None and not self._ready.done():
-            self._ready.cancel()
-
-
-class LinkClient(_Keeper):
+class LinkClient(Keeper):
     """`WorkerBroker` over the Unix socket at ``path`` for the worker called ``worker``."""
 
     def __init__(self, path: str, worker: str) -> None:
@@ -346,7 +162,7 @@ def _dial(path: str, worker: str) -> socket.socket:
     return sock
 
 
-class SupervisorLink(_Keeper):
+class SupervisorLink(Keeper):
     """`SupervisorBroker` over the link, and the pools as they stand."""
 
     def __init__(self, path: str) -> None:

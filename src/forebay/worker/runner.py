@@ -34,11 +34,12 @@ from forebay.core.spec import Lease, WorkerInfo
 from forebay.core.stream import Stamper
 from forebay.engines import Engine, EngineInfo
 from forebay.errors import EngineFailed, ForebayError
+from forebay.worker.failing import failure, where
 from forebay.worker.session import Fate, Session
 from forebay.worker.step import run_step
 from forebay.worker.steps import StepsTable
 
-__all__ = ["ITEM_BYTES", "Runner", "failure"]
+__all__ = ["ITEM_BYTES", "Runner"]
 
 ITEM_BYTES = 240 * 1024
 """Largest output event: byte credit comes back in lumps, so a full 256 KiB may never do."""
@@ -329,7 +330,7 @@ class Runner:
             attempt=session.attempt,
             code=ended.code,
             error=type(error).__name__,
-            where=_where(error),
+            where=where(error),
         )
         self.end(session, ended)
 
@@ -398,30 +399,3 @@ class Runner:
         if session.fate is not Fate.ENDED:
             self.broker.park(session.job, session.attempt)
         self._maybe_over()
-
-
-def failure(error: Exception, *, seq: int = 0) -> Ended:
-    """The terminal event for ``error``. What is not one of our own errors is named by its
-    class only: its text may hold what a user wrote."""
-    if isinstance(error, ForebayError):
-        return Ended(
-            state="failed",
-            code=error.code,
-            message=error.message,
-            retryable=error.retryable,
-            details=error.details,
-            seq=seq,
-        )
-    name = type(error).__name__
-    return Ended(state="failed", code=EngineFailed.code, message=f"engine raised {name}", seq=seq)
-
-
-def _where(error: BaseException) -> str:
-    """File and line of the innermost frame: enough to find the fault, no content in it."""
-    trace = error.__traceback__
-    if trace is None:
-        return ""
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    name = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
-    return f"{name}:{trace.tb_lineno}"

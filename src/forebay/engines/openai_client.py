@@ -194,7 +194,7 @@ class Upstream:
         """
         wait_s = self.breaker.refuse_s(asyncio.get_running_loop().time())
         if wait_s > 0:
-            error = errors.unreachable(self.address, "was not there just now", "breaker_open")
+            error = errors.unreachable("was not there just now", "breaker_open")
             error.retry_after_s = error.details["retry_after_s"] = round(wait_s, 2)
             raise error
         response = await self._first_status(path, body, deadline)
@@ -222,7 +222,7 @@ class Upstream:
         except TimeoutError as exc:
             raise _timeout(f"did not answer {path} within {timeout_s:g} s", "no_answer") from exc
         except (aiohttp.ClientError, OSError) as exc:
-            raise self._unreachable(exc) from exc
+            raise _unreachable(exc) from exc
 
     async def _first_status(
         self, path: str, body: bytes, deadline: float
@@ -240,12 +240,12 @@ class Upstream:
                     )
             except TimeoutError as exc:
                 if isinstance(exc, aiohttp.ServerTimeoutError) and loop.time() < deadline:
-                    failure: ForebayError = self._unreachable(exc)
+                    failure: ForebayError = _unreachable(exc)
                 else:
                     raise _timeout("sent no status before the first-token timeout", "no_answer") from exc  # fmt: skip
                 cause: Exception = exc
             except (aiohttp.ClientError, OSError) as exc:
-                failure, cause = self._unreachable(exc), exc
+                failure, cause = _unreachable(exc), exc
             else:
                 self.breaker.good()
                 return response
@@ -274,22 +274,6 @@ class Upstream:
         if self._session is None:
             raise UpstreamFailed("engine is not loaded, expected load before step")
         return self._session
-
-    def _unreachable(self, exc: Exception) -> UpstreamFailed:
-        table: tuple[tuple[type[Exception], str, str], ...] = (
-            (aiohttp.ClientConnectorDNSError, "has no known address", "no_address"),
-            (aiohttp.ClientConnectorCertificateError, "has no trusted certificate", "tls"),
-            (aiohttp.ClientSSLError, "did not complete the TLS handshake", "tls"),
-            (aiohttp.ClientConnectorError, "refused the connection", "connection_refused"),
-            (aiohttp.ServerTimeoutError, "did not accept the connection in time", "connect_timeout"),
-            (aiohttp.ServerDisconnectedError, "closed without an answer", "empty_reply"),
-            (aiohttp.ClientPayloadError, "closed inside its answer", "cut"),
-            (aiohttp.ClientResponseError, "answered something that is not HTTP", "garbage"),
-        )  # fmt: skip
-        for kind, why, reason in table:
-            if isinstance(exc, kind):
-                return errors.unreachable(self.address, why, reason)
-        return errors.unreachable(self.address, "broke the connection", "connection_lost")
 
 
 def normal_base(url: str) -> str:
@@ -320,6 +304,23 @@ def read_key(api_key: str, api_key_file: str) -> str:
             f"api_key_file {api_key_file!r} cannot be read", option="api_key_file"
         ) from exc
     return lines[0].strip() if lines else ""
+
+
+def _unreachable(exc: Exception) -> UpstreamFailed:
+    table: tuple[tuple[type[Exception], str, str], ...] = (
+        (aiohttp.ClientConnectorDNSError, "has no known address", "no_address"),
+        (aiohttp.ClientConnectorCertificateError, "has no trusted certificate", "tls"),
+        (aiohttp.ClientSSLError, "did not complete the TLS handshake", "tls"),
+        (aiohttp.ClientConnectorError, "refused the connection", "connection_refused"),
+        (aiohttp.ServerTimeoutError, "did not accept the connection in time", "connect_timeout"),
+        (aiohttp.ServerDisconnectedError, "closed without an answer", "empty_reply"),
+        (aiohttp.ClientPayloadError, "closed inside its answer", "cut"),
+        (aiohttp.ClientResponseError, "answered something that is not HTTP", "garbage"),
+    )  # fmt: skip
+    for kind, why, reason in table:
+        if isinstance(exc, kind):
+            return errors.unreachable(why, reason)
+    return errors.unreachable("broke the connection", "connection_lost")
 
 
 def _timeout(what: str, reason: str) -> UpstreamTimeout:

@@ -124,13 +124,15 @@ def in_stream(error: Any, *, begun: bool) -> ForebayError:
     )
 
 
-def unreachable(address: str, why: str, reason: str) -> UpstreamFailed:
-    """Nobody answered: refused, reset, or closed without a byte."""
+def unreachable(why: str, reason: str) -> UpstreamFailed:
+    """Nobody answered: refused, reset, or closed without a byte.
+
+    The address is left out: this is told to clients, and where the server stands is not
+    their business."""
     return UpstreamFailed(
-        f"model server at {address} {why}, still loading?",
+        f"model server {why}, still loading?",
         reason=reason,
         hint="wait until its /health answers, or check base_url",
-        address=address,
     )
 
 

@@ -10,7 +10,7 @@ from homes import TEXT, Home, speech_spec, text_spec
 from forebay.broker.journal import FILE_NAME, Journal
 from forebay.core.events import End, Ended, Prompt, Text
 from forebay.core.spec import PipeSpec
-from forebay.errors import CannotBoot, ResumeNotAvailable
+from forebay.errors import CannotBoot, ResumeNotAvailable, StoreFull
 
 
 def crash(home: Home) -> None:
@@ -161,3 +161,47 @@ def test_two_processes_cannot_hold_one_journal(tmp_path: Path) -> None:
     with pytest.raises(CannotBoot, match="another forebay"):
         Journal(tmp_path)
     first.close()
+
+
+async def test_a_journal_with_a_hole_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
+    home = Home(journal_dir=tmp_path)
+    worker = await home.worker("w1")
+    await home.broker.submit(speech_spec("a", durable=True), [Text(text="abc", unit=0)])
+    for letter in "abc":
+        worker.speak("a", letter)
+    crash(home)
+    journal = Journal(tmp_path)
+    journal._db.execute("delete from output where offset = 2")
+    journal.close()
+    with pytest.raises(CannotBoot, match="job a: .*move the file away"):
+        Home(journal_dir=tmp_path)
+
+
+async def test_an_answer_nobody_saw_begins_again_in_the_journal_too(tmp_path: Path) -> None:
+    home = Home(journal_dir=tmp_path)
+    one = await home.worker("w1", pools=[TEXT])
+    await home.broker.submit(text_spec("t", durable=True), [Prompt(messages=[])])
+    one.say("t", "lost", "words")
+    await one.die(stepping=["t"])
+    two = await home.worker("w2", pools=[TEXT])
+    two.say("t", "new")
+    two.end("t")
+    crash(home)
+    home = Home(journal_dir=tmp_path)
+    assert [event.offset for event in await home.stored("t")] == [1, 2]
+    await home.broker.close()
+
+
+async def test_a_disk_that_is_full_refuses_the_job_and_keeps_the_broker(tmp_path: Path) -> None:
+    home = Home(journal_dir=tmp_path)
+    await home.worker("w1")
+    assert home.broker._core.journal is not None
+    db = home.broker._core.journal._db
+    db.execute("pragma max_page_count=20")
+    big = [Text(text="x" * 200_000, unit=0)]
+    with pytest.raises(StoreFull, match="journal"):
+        await home.broker.submit(speech_spec("a", durable=True), big)
+    assert await home.broker.jobs() == []
+    db.execute("pragma max_page_count=100000")
+    assert (await home.broker.submit(speech_spec("a", durable=True), big)).state == "running"
+    await home.broker.close()

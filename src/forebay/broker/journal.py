@@ -85,7 +85,7 @@ class Journal:
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=2)
             self._open()
         except sqlite3.Error as error:
-            raise self._unusable(str(error)) from error
+            raise self.unusable(str(error)) from error
 
     def _open(self) -> None:
         self._db.execute("pragma locking_mode=exclusive")
@@ -93,7 +93,7 @@ class Journal:
         self._db.execute("pragma synchronous=normal")
         verdict = self._db.execute("pragma quick_check(1)").fetchone()[0]
         if verdict != "ok":
-            raise self._unusable(str(verdict))
+            raise self.unusable(str(verdict))
         version = self._db.execute("pragma user_version").fetchone()[0]
         if version > SCHEMA:
             raise CannotBoot(
@@ -104,7 +104,8 @@ class Journal:
         if version == 0:
             self._db.executescript(f"begin;{_TABLES}pragma user_version={SCHEMA};commit;")
 
-    def _unusable(self, reason: str) -> CannotBoot:
+    def unusable(self, reason: str) -> CannotBoot:
+        """The error for a file that cannot be gone on with, and what to do."""
         return CannotBoot(
             f"journal {self.path} cannot be used: {reason}; if another forebay uses this data "
             "directory, stop it or give another one; otherwise move the file away to start "
@@ -213,7 +214,7 @@ class Journal:
             ).fetchall()
             return [self._saved(row) for row in rows]
         except (sqlite3.Error, msgspec.MsgspecError) as error:
-            raise self._unusable(str(error)) from error
+            raise self.unusable(str(error)) from error
 
     def _saved(self, row: tuple[Any, ...]) -> Saved:
         job = row[0]
@@ -242,7 +243,7 @@ class Journal:
             rows = self._db.execute("select spec from pipe order by id").fetchall()
             return [_pipe.decode(blob) for (blob,) in rows]
         except (sqlite3.Error, msgspec.MsgspecError) as error:
-            raise self._unusable(str(error)) from error
+            raise self.unusable(str(error)) from error
 
     def close(self) -> None:
         """Fold the WAL into the file and let go of it. Idempotent."""

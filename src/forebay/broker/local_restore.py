@@ -10,6 +10,7 @@ from forebay.broker.local_state import Entry, PipeRecord
 from forebay.core.events import Ended
 from forebay.core.job import Job, Phase
 from forebay.core.stream import IdentityFence, InputFence, StreamLog
+from forebay.errors import Fenced
 
 __all__ = ["restore"]
 
@@ -20,7 +21,10 @@ def restore(core: Core, journal: Journal) -> None:
     """Put every saved job back: finished ones for the rest of their window, live ones into
     the queue. Nobody is attached, so each has its detach time to be come back for."""
     for saved in journal.load():
-        _restore_job(core, journal, saved)
+        try:
+            _restore_job(core, journal, saved)
+        except Fenced as error:
+            raise journal.unusable(f"job {saved.spec.id}: {error.message}") from error
     for spec in journal.load_pipes():
         target = core.entries.get(spec.target)
         if target is None or spec.source not in core.entries:

@@ -266,14 +266,12 @@ class Entry:
     # ------------------------------------------------------------------ output
 
     def note_output(self, events: list[OutputEvent]) -> None:
-        job = self.job
-        if job.row.recovery is not Recovery.CONTINUE:
-            return
+        """Remember what decides how an answer recovers."""
         for event in events:
             if isinstance(event, ToolCalls):
-                job.tools = True
+                self.job.tools = True
             elif isinstance(event, Usage):
-                job.answered = True
+                self.job.answered = True
 
     def text_so_far(self) -> str:
         """The committed text, for an engine that can go on after it."""

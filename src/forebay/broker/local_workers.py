@@ -247,29 +247,24 @@ class WorkerSide:
         model_s: float,
     ) -> None:
         core = self.core
-        entry = core.entries.get(job_id)
         last = events[-1] if events else None
-        try:
-            if entry is None:
-                raise Fenced(f"job {job_id} is not known", attempt=attempt)
-            holds(entry.job, name, attempt)
-        except Fenced:
-            worker = core.workers.get(name)
-            if worker is not None and isinstance(last, Ended):
-                core.credit_back(worker, job_id, attempt)
-            raise
+        entry = self._in_charge(name, job_id, attempt, ends=isinstance(last, Ended))
         job, out = entry.job, entry.out
-        offsets = [event.offset for event in events]
-        if OutputFence.check(attempt, offsets, job.attempt, out.head) == "already":
-            self._give_credit(entry, name, sum(map(size_of, events)))
-            return
+        durable = core.journal is not None and job.spec.durable
+        if events and (durable or events[0].offset != out.head + 1):
+            offsets = [event.offset for event in events]
+            if OutputFence.check(attempt, offsets, job.attempt, out.head) == "already":
+                self._give_credit(entry, name, sum(map(size_of, events)))
+                return
         if consumed.offset > job.input_head:
             raise ProtocolError(
                 f"consumed input {consumed.offset}, there is {job.input_head}", job=job_id
             )
         batch = list(events)
         job.model_s += max(0.0, model_s)
-        if core.journal is not None and job.spec.durable:
+        if core.journal is not None and durable:
+            if any(isinstance(event, Ended) for event in batch[:-1]):
+                raise ProtocolError("an event follows the terminal one", job=job_id)
             core.journal.output(job_id, batch, consumed, job.model_s)
         before = out.bytes
         out.append(batch)
@@ -283,11 +278,27 @@ class WorkerSide:
         else:
             self._past_run_deadline(entry)
 
+    def _in_charge(self, name: str, job: str, attempt: int, *, ends: bool) -> Entry:
+        """The entry whose lease this is. Raises `Fenced` for any other; one that ``ends``
+        says all the same that its session is closed."""
+        entry = self.core.entries.get(job)
+        try:
+            if entry is None:
+                raise Fenced(f"job {job} is not known", attempt=attempt)
+            holds(entry.job, name, attempt)
+        except Fenced:
+            worker = self.core.workers.get(name)
+            if ends and worker is not None:
+                self.core.credit_back(worker, job, attempt)
+            raise
+        return entry
+
     def _recorded(self, entry: Entry, batch: list[OutputEvent], consumed: Consumed) -> None:
         """Bring record, windows and input up to a commit."""
         job = entry.job
         cleared(job)
-        entry.note_output(batch)
+        if entry.keeps_input:
+            entry.note_output(batch)
         if consumed != job.consumed:
             at, was = consumed, job.consumed
             if (at.offset, at.fine) > (was.offset, was.fine):
@@ -295,7 +306,9 @@ class WorkerSide:
                 if not entry.keeps_input:
                     entry.inp.drop_through(consumed.offset)
                 self.core.input_moved(entry)
-        entry.out.trim(delivered=entry.delivered)
+        window = entry.out.window
+        if window.max_marks is not None or entry.out.bytes > (window.max_bytes or 0):
+            entry.out.trim(delivered=entry.delivered)
         self.core.account(entry)
 
     def _give_credit(self, entry: Entry, name: str, stored_bytes: int) -> None:

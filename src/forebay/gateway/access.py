@@ -9,17 +9,28 @@ at 127.0.0.1 is not answered).
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
-from urllib.parse import urlsplit
 
 from forebay.errors import Forbidden
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import Port
 from forebay.gateway.responses import Scope
 
-__all__ = ["check_host", "check_origin", "header", "is_ip", "listed_origin", "split_host"]
+__all__ = [
+    "check_host",
+    "check_origin",
+    "header",
+    "is_ip",
+    "listed_origin",
+    "split_host",
+    "split_origin",
+]
 
-DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_AUTHORITY = r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?"
+AUTHORITY = re.compile(_AUTHORITY)
+ORIGIN = re.compile(r"(?P<scheme>https?)://" + _AUTHORITY)
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -32,12 +43,27 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def split_host(host: str) -> tuple[str, int | None]:
-    """``name`` (lower case, no brackets) and port of a Host header or URL authority."""
-    parts = urlsplit("//" + host.strip())
-    try:
-        return (parts.hostname or "").rstrip("."), parts.port
-    except ValueError:
+    """``name`` (lower case, no brackets) and port of a Host header; ``""`` if malformed."""
+    found = AUTHORITY.fullmatch(host.strip().lower())
+    return ("", None) if found is None else _parts(found)
+
+
+def split_origin(origin: str) -> tuple[str, str, int] | None:
+    """Scheme, name and port of a web page's Origin; None for anything else (``null``,
+    ``file://``, extensions, something with a path or a user in it)."""
+    found = ORIGIN.fullmatch(origin.lower())
+    if found is None:
+        return None
+    scheme = found["scheme"]
+    name, port = _parts(found)
+    return scheme, name, DEFAULT_PORTS[scheme] if port is None else port
+
+
+def _parts(found: re.Match[str]) -> tuple[str, int | None]:
+    port = int(found["port"]) if found["port"] else None
+    if port is not None and port > 65535:
         return "", None
+    return found["name"].strip("[]").rstrip("."), port
 
 
 def is_ip(name: str) -> bool:
@@ -89,16 +115,12 @@ def check_origin(scope: Scope, port: Port, options: GatewayOptions) -> None:
     origin = header(scope, b"origin")
     if origin is None or port.personality.compat or listed_origin(origin, options):
         return
-    parts = urlsplit(origin)
-    try:
-        name, number = (parts.hostname or "").rstrip("."), parts.port
-    except ValueError:
-        name, number = "", None
-    if parts.scheme in ("http", "https") and name and not parts.path.strip("/"):
+    parts = split_origin(origin)
+    if parts is not None and parts[1]:
+        scheme, name, number = parts
         if port.loopback and is_this_machine(name):
             return
         host, host_port = split_host(header(scope, b"host") or "")
-        default = DEFAULT_PORTS[parts.scheme]
-        if name == host and (number or default) == (host_port or default):
+        if (name, number) == (host, host_port or DEFAULT_PORTS[scheme]):
             return
     raise Forbidden("origin is not allowed here (setting allowed_origins)")

@@ -129,11 +129,7 @@ class GatewayApp:
             self.ctx.metrics.refuse(error.code)
             await _deny(scope, receive, send, error, request_id)
             return
-        try:
-            await route.handler(scope, receive, send, self.ctx)
-        except ForebayError as error:
-            _log_error(error, request_id)
-            await _deny(scope, receive, send, error, request_id)
+        await route.handler(scope, receive, send, self.ctx)
 
 
 class _Answer:

@@ -272,3 +272,22 @@ def test_system_prompt_history_and_sampling_go_along() -> None:
             assert view.spec.params == {"max_tokens": 5}
 
     run(body())
+
+
+def test_a_gateway_that_shuts_down_finishes_the_answer_under_way() -> None:
+    async def body() -> None:
+        async with world(text=SLOW_TEXT) as w:
+            idle, busy = connect(w, greet="at_once"), connect(w, greet="at_once")
+            idle.say({"type": "ping"})
+            busy.say({"type": "chat", "text": "Hello."})
+            await idle.until("pong")
+            await busy.until("llm_delta")
+            for tell in tuple(w.ctx.drain_watchers):
+                tell()
+            assert idle.code == 1012
+            assert types(await busy.rest())[-1] == "llm_complete"
+            assert busy.code == 1000
+            await idle.gone()
+            await busy.gone()
+
+    run(body())

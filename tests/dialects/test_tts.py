@@ -578,3 +578,24 @@ def test_queue_places_are_told_to_those_who_ask() -> None:
 
 def _json(frame: str | bytes) -> dict[str, Any]:
     return dict(json.loads(frame))
+
+
+def test_a_gateway_that_shuts_down_sends_idle_clients_away_and_lets_others_finish() -> None:
+    async def body() -> None:
+        async with world(speech={"rtf": 1.0, "unit_ms": 100}) as w:
+            waiting, silent, busy = connect(w), connect(w), connect(w)
+            waiting.say(start("waiting"))
+            busy.say(start("busy"))
+            busy.say(delta("Words that take a while.", 1, "busy"))
+            busy.say(end(2, "busy"))
+            heard = await busy.until("audio_chunk")
+            for tell in tuple(w.ctx.drain_watchers):
+                tell()
+            assert (waiting.code, silent.code, busy.code) == (1012, 1012, None)
+            heard += await busy.rest()
+            assert spoken(heard) == "Words that take a while."
+            for c in (waiting, silent, busy):
+                await c.gone()
+            assert w.ctx.drain_watchers == []
+
+    run(body())

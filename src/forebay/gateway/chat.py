@@ -35,6 +35,7 @@ from forebay.core.turn import (
     TurnEffect,
     TurnEvent,
     TurnFailed,
+    TurnPhase,
     VoiceOver,
 )
 from forebay.dialects import About, Frame, error_of
@@ -123,6 +124,7 @@ async def _converse(
         await frames.next()
         return
     conversation = _Conversation(ctx, dialect, wire, tenant)
+    undrain = ctx.on_drain(conversation.drain)
     try:
         next_frame: Frame | None = frame
         while next_frame is not None:
@@ -130,6 +132,7 @@ async def _converse(
                 await conversation.one(next_frame)
             next_frame = await frames.next()
     finally:
+        undrain()
         leaving = ctx.hub.spawn(conversation.leave())
         if leaving is not None:
             await asyncio.shield(leaving)
@@ -217,6 +220,12 @@ class _Conversation:
         """The connection is closed: without a handle to come back with, that is cancel."""
         await self._carry(self._receive(Gone()))
 
+    def drain(self) -> None:
+        """The gateway is shutting down: an answer under way is the last one."""
+        self._turn.once = True
+        if self._turn.phase is TurnPhase.IDLE:
+            self._wire.close(1012, "going away")
+
     def tell(self, fact: TurnEvent) -> None:
         """Take a fact from a callback, now; what has to wait is done by the hub's tasks."""
         later: list[TurnEffect] = []
@@ -302,6 +311,9 @@ class _Conversation:
             )
             jobs.carrier = await carry(self._ctx.hub, pipe)
         except ForebayError as error:
+            if jobs.speech is not None:
+                await self._give_back(jobs.speech)
+                jobs.speech = None
             return Started(voice=False, missing=error)
         self._ctx.metrics.session_started()
         return Started(voice=True)
@@ -323,11 +335,14 @@ class _Conversation:
         if jobs is None:
             return
         for attachment in jobs.close():
-            try:
-                await self._ctx.broker.cancel(attachment.job, reason="client")
-                await self._ctx.broker.detach(attachment)
-            except ForebayError as error:
-                log.debug("chat.not_stopped", job=attachment.job, code=error.code)
+            await self._give_back(attachment)
+
+    async def _give_back(self, attachment: Attachment) -> None:
+        try:
+            await self._ctx.broker.cancel(attachment.job, reason="client")
+            await self._ctx.broker.detach(attachment)
+        except ForebayError as error:
+            log.debug("chat.not_stopped", job=attachment.job, code=error.code)
 
     # --------------------------------------------------------------------- reading
 

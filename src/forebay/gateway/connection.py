@@ -146,6 +146,7 @@ async def serve_websocket(
         ctx.metrics.connection_opened()
         stack.callback(ctx.metrics.connection_closed)
         connection = _Connection(ctx, dialect, wire, tenant)
+        stack.callback(ctx.on_drain(connection.drain))
         try:
             await connection.run(frames, first_message_s)
         finally:
@@ -222,6 +223,13 @@ class _Connection:
         await hold.take(intent)
         if hold.full:
             await frames.until(hold.room(), self._wire)
+
+    def drain(self) -> None:
+        """The gateway is shutting down: who has nothing under way is sent away at once (a
+        session waits in the broker for its client); others end in their own time, or when
+        the server's limit cuts them."""
+        if all(hold.idle for hold in self._holds.values()):
+            self._wire.close(1012, "going away")
 
     async def leave(self) -> None:
         """Give back every session: the client has gone, or was cut off. Never raises."""

@@ -116,6 +116,11 @@ class Hold:
             Detach: self._detach,
         }
 
+    @property
+    def idle(self) -> bool:
+        """Nothing was said and nothing is being delivered: leaving now costs nothing."""
+        return self._reader is None or (self.session.units == 0 and self._reader.cursor == 0)
+
     # -------------------------------------------------------------------- entrances
 
     async def open(self) -> None:

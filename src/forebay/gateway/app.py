@@ -7,7 +7,6 @@ Whatever goes wrong below becomes one JSON error with a request id.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,6 +26,7 @@ from forebay.gateway.responses import (
     new_request_id,
     reply,
     reply_error,
+    where,
 )
 from forebay.gateway.routes import MethodNotAllowed, Route, Router
 from forebay.gateway.wires import HttpWire, asgi_wire
@@ -245,8 +245,5 @@ def _log_error(error: ForebayError, request_id: str) -> None:
 
 
 def _log_bug(error: Exception, request_id: str) -> None:
-    """Where it happened, but not the message: it may hold what a user said."""
-    frames = traceback.extract_tb(error.__traceback__)[-4:]
-    where = " < ".join(f"{f.filename.rpartition('/')[2]}:{f.lineno}" for f in reversed(frames))
     name = type(error).__name__
-    log.error("request.crashed", request_id=request_id, error=name, where=where)
+    log.error("request.crashed", request_id=request_id, error=name, where=where(error))

@@ -96,5 +96,7 @@ class GatewayOptions:
     # ---------------------------------------------------------------------- drain
     linger_s: float = 1.0
     """After readiness is off and the listeners are closed, before clients are told."""
+    quiet_s: float = 5.0
+    """A WebSocket without a message either way for so long has nothing to finish."""
     drain_s: float = 30.0
-    """From then on; whoever is left is cut."""
+    """From SIGTERM on, the linger included; whoever is left then is cut."""

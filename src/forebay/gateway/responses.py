@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
 from typing import Any
@@ -31,6 +32,7 @@ __all__ = [
     "reply",
     "reply_error",
     "reply_json",
+    "where",
 ]
 
 Scope = MutableMapping[str, Any]
@@ -122,3 +124,10 @@ async def reply_error(
     """Answer with ``error``'s status, body and headers."""
     start = [*error_headers(error, request_id), *headers]
     await reply(send, error.http_status, error_payload(error, request_id), start)
+
+
+def where(error: BaseException) -> str:
+    """Where an unforeseen error happened, for the log: the innermost places, but not its
+    message, which may hold what a user said."""
+    places = traceback.extract_tb(error.__traceback__)[-4:]
+    return " < ".join(f"{p.filename.rpartition('/')[2]}:{p.lineno}" for p in reversed(places))

@@ -38,8 +38,6 @@ log = structlog.get_logger(__name__)
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 DRAIN_GRAIN_S = 0.05
-QUIET_S = 5.0
-"""A WebSocket without a message either way for so long has nothing to finish."""
 CUT_S = 1.0
 """From the last goodbye to the cut of whoever did not go."""
 
@@ -172,7 +170,7 @@ class GatewayServer:
         ``hurry`` was set, before that.
 
         Whoever has nothing in work is sent away at once: HTTP connections between requests,
-        WebSockets on which nothing has moved for `QUIET_S` (1012)."""
+        WebSockets on which nothing has moved for `quiet_s` (1012)."""
         until = self.loop.time() + limit_s
         while self.state.connections or self.state.tasks:
             self._send_away()
@@ -185,7 +183,7 @@ class GatewayServer:
         now = self.loop.time()
         for connection in list(self.state.connections):
             if isinstance(connection, WebSocketProtocol):
-                if connection.quiet_s(now) >= QUIET_S:
+                if connection.quiet_s(now) >= self.options.quiet_s:
                     connection.shutdown()
             elif not isinstance(connection, WebSocketsSansIOProtocol):
                 connection.shutdown()

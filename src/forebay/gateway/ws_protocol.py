@@ -20,6 +20,8 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import OPEN
 
+from forebay.errors import ForebayError
+from forebay.gateway.responses import where
 from forebay.gateway.wire import LOW_WATER_BYTES
 from forebay.gateway.wires import WebSocketWire
 
@@ -379,16 +381,18 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         """Run the application; whatever it does, the connection ends after it."""
-        code = 1000
+        code, reason = 1000, ""
         try:
             await self.app(self.scope, self.receive, self.send)
         except ClientDisconnected:
             log.debug("websocket.left_by_peer")
+        except ForebayError as error:
+            code, reason = error.close_code, error.code
         except Exception as error:  # noqa: BLE001 - the supervised boundary of one connection
             code = 1011
-            log.error("websocket.failed", error=type(error).__name__)
+            log.error("websocket.crashed", error=type(error).__name__, where=where(error))
         if not self.handshake_complete and not self.disconnected:
             self.send_500_response()
             self.transport.close()
         elif not self.close_sent:
-            self.begin_close(code, "")
+            self.begin_close(code, reason)

@@ -175,6 +175,15 @@ def pin(targets: list[Target], load_pids: list[int]) -> bool:
     return True
 
 
+async def settle(targets: list[Target]) -> None:
+    """Wait until nobody is still starting: spare workers load after the first is ready."""
+    for _ in range(60):
+        before = [t.cpu_s() for t in targets]
+        await asyncio.sleep(1)
+        if all(t.cpu_s() - b < 0.1 for t, b in zip(targets, before, strict=True)):
+            return
+
+
 def figures(target: Target, direct: Target) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for streams, seen in target.seen.items():
@@ -242,6 +251,7 @@ async def main() -> int:
         direct = Target("direct", fake)
         ours = Target("Forebay", server.http, (server.process.pid,))
         proxies = [Target("pass-through", bare, (bare_pid,)), ours, *([other] if other else [])]
+        await settle(proxies)
         pinned = pin(proxies, [fake_pid])
         for target in (direct, *proxies):
             await load(target, 4, 3)

@@ -15,7 +15,8 @@ from forebay.core.textbreak import is_break, is_cluster_break, is_number_break, 
 NUMBER = re.compile(r"\d+(?:[.,:'’/ -]\d+)*")
 TOKENS = [
     *"Hello I word word's well-known naïve e\u0301te\u0301 Mr. e.g. U.S. no. v1.2".split(),
-    *"3.14 1,000 12:30 5 10 000 1,2 7. 10% $5 x2".split(),
+    *"3.14 1,000 12:30 5 1,2 7. 10% $5 x2".split(),
+    *("10 000", "2 000 000", "\u0301", "\ufe0f", "\u3099"),
     *"你好 世界 今天 二百三十 三点五 こんにちは がぎ ッキー 한국어 สวัสดี नमस्ते क्षत्रिय".split(),
     *"😀 👩\u200d🚀 🇩🇪🇫🇷 👍🏽 ❤\ufe0f 1\ufe0f\u20e3".split(),
     *', . ! ? ; : … — 。 ， ！ ？ 、 ： " ” ( ) 》 ...'.split(),

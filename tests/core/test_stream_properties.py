@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -11,7 +12,7 @@ from forebay.core.fence import InputFence, OutputFence
 from forebay.core.stream import Stamper, StreamLog, Window
 from forebay.errors import Fenced, ResumeNotAvailable
 
-SPAN = 200
+SPAN = 60
 
 
 def piece(unit: int, units: int) -> Audio:
@@ -26,7 +27,7 @@ class OutputMachine(RuleBasedStateMachine):
     @initialize(bounded=st.booleans())
     def begin(self, bounded: bool) -> None:
         window = (
-            Window(max_bytes=900)
+            Window(max_bytes=600)
             if bounded
             else Window(max_marks=("samples", SPAN), keep_undelivered=True)
         )
@@ -55,7 +56,7 @@ class OutputMachine(RuleBasedStateMachine):
         return stamper.stamp(piece(stamper.marks.get("units", 0), units))
 
     @precondition(lambda self: not self.log.ended)
-    @rule(units=st.lists(st.integers(0, 4), max_size=4), land=st.booleans())
+    @rule(units=st.lists(st.integers(0, 6), min_size=1, max_size=6), land=st.booleans())
     def step(self, units: list[int], land: bool) -> None:
         """A model call; its commit may be lost with the worker."""
         self.unsent.extend(self.make(self.stamper, count) for count in units)
@@ -90,7 +91,7 @@ class OutputMachine(RuleBasedStateMachine):
             return
         raise AssertionError("an old attempt was let in")
 
-    @precondition(lambda self: not self.log.ended)
+    @precondition(lambda self: not self.log.ended and len(self.truth) > 25)
     @rule()
     def end(self) -> None:
         self.unsent.append(self.stamper.stamp(Ended(state="completed")))
@@ -118,10 +119,11 @@ class OutputMachine(RuleBasedStateMachine):
     def resume_by_units(self, data: st.DataObject) -> None:
         """A client with any number of units gets exactly the frames of the rest."""
         total = self.log.marks.get("units", 0)
-        have = data.draw(st.integers(0, total + 1))
         trimmed = max(
             (e.units for e in self.truth[: self.log.first - 1] if isinstance(e, Audio)), default=0
         )
+        edges = [max(0, trimmed - 1), trimmed, total, total + 1]
+        have = data.draw(st.sampled_from(edges) | st.integers(0, total + 1))
         try:
             events = self.log.after_mark("units", have)
         except ResumeNotAvailable as error:
@@ -155,6 +157,7 @@ class OutputMachine(RuleBasedStateMachine):
 
 
 TestOutput = OutputMachine.TestCase
+TestOutput.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 class InputMachine(RuleBasedStateMachine):

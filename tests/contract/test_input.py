@@ -205,3 +205,14 @@ async def test_a_pipe_that_was_carried_to_its_end_cancels_nothing(home: Home) ->
     worker.end("s")
     await home.settle()
     assert (await home.broker.status("t")).state == "running"
+
+
+async def test_a_target_that_fails_leaves_its_source_going_on(home: Home) -> None:
+    worker = await home.worker("w1", pools=[TEXT, "speech/tone"], sessions=9)
+    await home.broker.submit(text_spec("t"), [Prompt(messages=[])], gateway="g1")
+    await home.speech("s", "x")
+    await home.broker.pipe(PipeSpec(id="p", source="t", target="s", map="speak"))
+    await home.settle()
+    worker.end("s", state="failed")
+    await home.settle()
+    assert (await home.broker.status("t")).state == "running"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 from pathlib import Path
 
@@ -132,6 +133,15 @@ async def test_a_cancel_inside_a_long_prompt_does_not_wait_for_its_end(llama: Lo
     await asyncio.wait([first])
     await stepping.aclose()
     assert asyncio.get_running_loop().time() - start < 3
+
+
+def test_the_runtimes_own_listener_is_locked(llama: Loaded):
+    server = llama.engine._server  # type: ignore[attr-defined]
+    for key in ("", "Bearer guess"):
+        connection = http.client.HTTPConnection(server._host, server._port, timeout=5)
+        connection.request("GET", "/props", headers={"Authorization": key})
+        assert connection.getresponse().status == 401
+        connection.close()
 
 
 async def test_two_answers_run_at_once_and_do_not_mix(llama: Loaded):

@@ -25,6 +25,7 @@ from forebay.broker.local import default_store_bytes
 from forebay.broker.local_base import Settings as BrokerSettings
 from forebay.choice import EngineChoice, choose, models_dir
 from forebay.config import Config, Setting, rows, table
+from forebay.core.admission import JobLimits
 from forebay.core.kinds import KINDS, Kind, Row
 from forebay.errors import CannotBoot, ConfigError
 from forebay.gateway.auth import refuse_open_bind
@@ -40,6 +41,8 @@ __all__ = ["Plan", "chat_options", "compose", "gateway_options", "raise_open_fil
 
 OPEN_FILES = 65_536
 LINK = "broker.sock"
+SOCKET_PATH_BYTES = 100
+"""A Unix socket's path may have 107 bytes on Linux, 103 on macOS."""
 SAMPLING: tuple[Setting[Any], ...] = (
     table.MAX_TOKENS,
     table.TEMPERATURE,
@@ -78,6 +81,21 @@ class _Port:
     sock: socket.socket
 
 
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Folders of one start. ``run``: its own, gone at the end; ``data``: what stays."""
+
+    run: Path
+    data: Path
+
+    @property
+    def link(self) -> Path:
+        """Where workers attach: in the data folder, so that ``forebay worker`` finds it by
+        name, unless that path is longer than a Unix socket's may be."""
+        path = self.data.absolute() / LINK
+        return path if len(os.fsencode(path)) <= SOCKET_PATH_BYTES else self.run / LINK
+
+
 def compose(config: Config, *, data_dir: Path, log_file: str = "") -> Plan:
     """Bind the ports and say what to run. Raises `ConfigError` for what cannot be meant and
     `CannotBoot` for what cannot be had; then nothing is left open."""
@@ -90,7 +108,7 @@ def compose(config: Config, *, data_dir: Path, log_file: str = "") -> Plan:
         ports, notes = _bind_all(config, options, undo)
         run_dir = Path(tempfile.mkdtemp(prefix="forebay-"))
         undo.callback(shutil.rmtree, run_dir, ignore_errors=True)
-        plan = _plan(config, options, choices, ports, run_dir, data_dir)
+        plan = _plan(config, options, choices, ports, _Places(run_dir, data_dir))
         plan.lock = lock
         plan.facts = replace(
             plan.facts, notes=[*notes, *plan.facts.notes], log_file=log_file, data_dir=str(data_dir)
@@ -222,12 +240,11 @@ def _plan(
     options: GatewayOptions,
     choices: list[EngineChoice],
     ports: list[_Port],
-    run_dir: Path,
-    data_dir: Path,
+    places: _Places,
 ) -> Plan:
     able = [c for c in choices if c.state.ready]
-    workers = list(_workers(config, able, run_dir))
-    gateway = _gateway(config, options, able, ports, run_dir, data_dir)
+    workers = list(_workers(config, able, places))
+    gateway = _gateway(config, options, able, ports, places)
     lacks = [
         (f"{c.kind} has no engine: {c.name} cannot start", c.state.get)
         for c in choices
@@ -235,15 +252,23 @@ def _plan(
     ]
     return Plan(
         specs=[gateway, *workers],
-        link_path=run_dir / LINK,
-        run_dir=run_dir,
+        link_path=places.link,
+        run_dir=places.run,
         sockets=[p.sock for p in ports],
         facts=Facts(
             url=f"http://{_address(ports[0].sock)}/",
             workers={w.name: w.group for w in workers if not w.spare},
             ports=[(p.personality.name, _address(p.sock), p.personality.about) for p in ports[1:]],
             lacks=lacks,
-            notes=[f"{i.name} ({i.where}): {i.reason}" for i in config.ignored if i.wrong],
+            notes=[
+                *(
+                    f"no {kind} workers are started here; attach them with: forebay worker "
+                    f"--broker unix://{places.link} --kind {kind} --engine NAME"
+                    for kind, setting in WORKERS.items()
+                    if not config[setting]
+                ),
+                *(f"{i.name} ({i.where}): {i.reason}" for i in config.ignored if i.wrong),
+            ],
             drain_s=config[table.DRAIN_S],
         ),
     )
@@ -254,23 +279,22 @@ def _gateway(
     options: GatewayOptions,
     able: list[EngineChoice],
     ports: list[_Port],
-    run_dir: Path,
-    data_dir: Path,
+    places: _Places,
 ) -> ProcessSpec:
     pools = [c.pool for c in able if config[WORKERS[c.kind]]]
     spec = GatewaySpec(
         sockets=[SocketSpec(p.sock.fileno(), p.personality.name) for p in ports],
-        link_path=str(run_dir / LINK),
-        data_dir=str(data_dir),
+        link_path=str(places.link),
+        data_dir=str(places.data),
         parent_pid=os.getpid(),
         expected=list(dict.fromkeys(pool for pool in pools if pool)),
         options=options,
-        broker=BrokerSettings(store_bytes=default_store_bytes(), rows=rows(config)),
+        broker=_broker_settings(config),
         chat=chat_options(config),
         log_level=config[table.LOG_LEVEL],
         log_format=config[table.LOG_FORMAT],
     )
-    path = run_dir / "gateway.json"
+    path = places.run / "gateway.json"
     write_spec(spec, path)
     return ProcessSpec(
         name=Facts.gateway,
@@ -281,20 +305,33 @@ def _gateway(
     )
 
 
-def _workers(config: Config, able: list[EngineChoice], run_dir: Path) -> Iterator[ProcessSpec]:
+def _broker_settings(config: Config) -> BrokerSettings:
+    store_mib = config[table.STORE_MIB]
+    return BrokerSettings(
+        store_bytes=default_store_bytes() if store_mib is None else store_mib << 20,
+        rows=rows(config),
+        limits=JobLimits(
+            queue=config[table.QUEUE_JOBS],
+            tenant_jobs=config[table.TENANT_JOBS],
+            jobs=config[table.LIVE_JOBS],
+        ),
+    )
+
+
+def _workers(config: Config, able: list[EngineChoice], places: _Places) -> Iterator[ProcessSpec]:
     altered = rows(config)
     for index, choice in enumerate(able):
         group = f"{choice.kind}/{choice.name}"
         argv = [
             *_self(), "worker",
-            "--broker", f"unix://{run_dir / LINK}",
+            "--broker", f"unix://{places.link}",
             "--kind", str(choice.kind),
-            "--engine", choice.text(_secret_files(choice, run_dir, index)),
+            "--engine", choice.text(_secret_files(choice, places.run, index)),
         ]  # fmt: skip
         if choice.pool:
             argv += ["--model", choice.pool.partition("/")[2]]
         if altered[choice.kind] != KINDS[choice.kind]:
-            argv += ["--row-file", str(_row_file(altered[choice.kind], run_dir))]
+            argv += ["--row-file", str(_row_file(altered[choice.kind], places.run))]
         count = config[WORKERS[choice.kind]]
         names = [f"{group}-{n}" for n in range(1, count + 1)]
         env = _log_env(config)

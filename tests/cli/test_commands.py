@@ -90,7 +90,7 @@ def test_service_files_carry_the_configured_address(forebay, which):
     assert result.returncode == 0
     assert ("127.0.0.1:8765" in result.stdout) or (which == "systemd")
     if which == "systemd":
-        assert "forebay" in result.stdout and "RestartPreventExitStatus=78" in result.stdout
+        assert "forebay" in result.stdout and "RestartPreventExitStatus=2 78" in result.stdout
 
 
 def test_keys_are_made_listed_rotated_and_revoked(forebay):

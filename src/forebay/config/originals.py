@@ -26,6 +26,7 @@ NO_EFFECT: dict[str, str] = {
     "API_HOST": _image,
     "API_PORT": _image,
     "API_WORKERS": _image,
+    "CORS_ORIGINS": _image,
     "MAX_CONCURRENT_TASKS": _image,
     "TASK_CLEANUP_HOURS": _image,
     "MAX_CONNECTIONS": _asr,

@@ -85,8 +85,8 @@ WorkingDirectory={folder}
 User={user}
 Restart=on-failure
 RestartSec=2
-# 78: the configuration or an engine is missing; starting again would not help.
-RestartPreventExitStatus=78
+# 2: a wrong setting. 78: a port, a key or an engine lacks. Starting again would not help.
+RestartPreventExitStatus=2 78
 KillMode=mixed
 KillSignal=SIGTERM
 TimeoutStopSec={stop_s}

@@ -7,21 +7,21 @@ mean nothing in this build are in `originals.NO_EFFECT`, with the reason.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from forebay.config import declare
+from forebay.config.declare import aliases
 from forebay.config.setting import Alias, Setting
+from forebay.core.admission import JobLimits
 from forebay.core.kinds import KINDS, Kind
 from forebay.gateway.options import GatewayOptions
 
 __all__ = ["BY_NAME", "LIMITS", "SECTIONS", "SETTINGS"]
 
-T = TypeVar("T")
-
 _speech = KINDS[Kind.SPEECH]
 _text = KINDS[Kind.TEXT]
 _gateway = GatewayOptions()
-_all: list[Setting[Any]] = []
+_jobs = JobLimits()
 
 SECTIONS = {
     "server": "The process: where it listens, where it keeps things, who may use it.",
@@ -37,60 +37,15 @@ SECTIONS = {
 }
 
 
-def _add(setting: Setting[T]) -> Setting[T]:
-    _all.append(setting)
-    return setting
-
-
-def _aliases(*names: str | Alias) -> tuple[Alias, ...]:
-    return tuple(n if isinstance(n, Alias) else Alias(n) for n in names)
-
-
-def _str(name: str, default: str, help: str, **facts: Any) -> Setting[str]:
-    return _add(Setting(name=name, type=str, default=default, help=help, **facts))
-
-
-def _maybe_str(name: str, help: str, **facts: Any) -> Setting[str | None]:
-    return _add(Setting(name=name, type=str, default=None, help=help, **facts))
-
-
-def _int(name: str, default: int, help: str, **facts: Any) -> Setting[int]:
-    return _add(Setting(name=name, type=int, default=default, help=help, **facts))
-
-
-def _maybe_int(name: str, help: str, **facts: Any) -> Setting[int | None]:
-    return _add(Setting(name=name, type=int, default=None, help=help, **facts))
-
-
-def _float(name: str, default: float, help: str, **facts: Any) -> Setting[float]:
-    return _add(Setting(name=name, type=float, default=default, help=help, **facts))
-
-
-def _maybe_float(name: str, help: str, **facts: Any) -> Setting[float | None]:
-    return _add(Setting(name=name, type=float, default=None, help=help, **facts))
-
-
-def _bool(name: str, default: bool, help: str, **facts: Any) -> Setting[bool]:
-    return _add(Setting(name=name, type=bool, default=default, help=help, **facts))
-
-
-def _list(name: str, help: str, **facts: Any) -> Setting[list[str]]:
-    return _add(Setting(name=name, type=list, default=[], help=help, **facts))
-
-
-def _maybe_path(name: str, help: str, **facts: Any) -> Setting[Path | None]:
-    return _add(Setting(name=name, type=Path, default=None, help=help, **facts))
-
-
 # ---------------------------------------------------------------------------- server
 
-HOST = _str(
+HOST = declare.text(
     "server.host",
     "127.0.0.1",
     "Address to listen on. Anything but loopback needs `server.keys_file`.",
     flag="--host",
 )
-PORT = _int(
+PORT = declare.whole(
     "server.port",
     8600,
     "Port of everything: console, protocols, metrics. 0 takes a free one.",
@@ -98,23 +53,23 @@ PORT = _int(
     high=65535,
     flag="--port",
 )
-DATA_DIR = _maybe_path(
+DATA_DIR = declare.maybe_path(
     "server.data_dir",
     "Where the journal and the key file live. Unset: `forebay` in the user's data folder.",
     flag="--data-dir",
 )
-MODELS_DIR = _maybe_path(
+MODELS_DIR = declare.maybe_path(
     "server.models_dir",
     "Where fetched weights lie. Unset: `~/.cache/forebay/models`.",
-    aliases=_aliases("FOREBAY_MODELS"),
+    aliases=aliases("FOREBAY_MODELS"),
 )
-BROKER = _str(
+BROKER = declare.text(
     "server.broker",
     "local",
     "Where jobs and streams are kept: `local`, in the gateway's process.",
     flag="--broker",
 )
-GATEWAYS = _int(
+GATEWAYS = declare.whole(
     "server.gateways",
     1,
     "Gateway processes. The local broker lives in one.",
@@ -122,33 +77,33 @@ GATEWAYS = _int(
     high=64,
     flag="--gateways",
 )
-KEYS_FILE = _maybe_path(
+KEYS_FILE = declare.maybe_path(
     "server.keys_file",
     "API keys, as `forebay keys create` writes them. Unset: `keys.json` in the data folder "
     "when that exists; without keys everyone who can connect may use everything.",
 )
-INSECURE_NO_AUTH = _bool(
+INSECURE_NO_AUTH = declare.yes_no(
     "server.insecure_no_auth",
     False,
     "Listen on other addresses than loopback without any key. Warns every minute.",
     flag="--insecure-no-auth",
 )
-ALLOWED_ORIGINS = _list(
+ALLOWED_ORIGINS = declare.words(
     "server.allowed_origins", "Browser origins that may connect, beside the gateway's own."
 )
-ALLOWED_HOSTS = _list(
+ALLOWED_HOSTS = declare.words(
     "server.allowed_hosts", "Values of `Host` that are answered, beside loopback and `server.host`."
 )
-TRUSTED_PROXIES = _list(
+TRUSTED_PROXIES = declare.words(
     "server.trusted_proxies",
     "Addresses whose X-Forwarded-For is believed; they are not held to `limits.max_per_address`.",
 )
-TRUST_CLIENT_TENANT = _bool(
+TRUST_CLIENT_TENANT = declare.yes_no(
     "server.trust_client_tenant",
     False,
     "Take the tenant from `X-Tenant` or `user_id`. For tests and load tools only.",
 )
-DRAIN_S = _float(
+DRAIN_S = declare.number(
     "server.drain_s",
     _gateway.drain_s,
     "How long open sessions may finish after SIGTERM.",
@@ -161,21 +116,21 @@ DRAIN_S = _float(
 
 # The key of each is the field of `GatewayOptions` it fills, where its default stands.
 LIMITS: tuple[Setting[Any], ...] = (
-    _int(
+    declare.whole(
         "limits.max_connections",
         _gateway.max_connections,
         "Connections of the process; lowered at start to what file descriptors allow.",
         low=1,
         high=1000000,
     ),
-    _int(
+    declare.whole(
         "limits.max_per_address",
         _gateway.max_per_address,
         "Connections of one address. Not applied on loopback.",
         low=1,
         high=1000000,
     ),
-    _float(
+    declare.number(
         "limits.handshakes_per_s",
         _gateway.handshakes_per_s,
         "New connections a second. Not applied on loopback.",
@@ -183,7 +138,7 @@ LIMITS: tuple[Setting[Any], ...] = (
         low=0.1,
         high=1000000,
     ),
-    _float(
+    declare.number(
         "limits.handshakes_per_address_s",
         _gateway.handshakes_per_address_s,
         "New connections a second of one address. Not applied on loopback.",
@@ -191,7 +146,7 @@ LIMITS: tuple[Setting[Any], ...] = (
         low=0.1,
         high=1000000,
     ),
-    _float(
+    declare.number(
         "limits.head_s",
         _gateway.head_s,
         "From connecting to the end of the request's headers.",
@@ -199,7 +154,7 @@ LIMITS: tuple[Setting[Any], ...] = (
         low=0.1,
         high=3600,
     ),
-    _float(
+    declare.number(
         "limits.body_s",
         _gateway.body_s,
         "For a request body, prolonged while it keeps coming.",
@@ -207,7 +162,7 @@ LIMITS: tuple[Setting[Any], ...] = (
         low=0.1,
         high=3600,
     ),
-    _float(
+    declare.number(
         "limits.keep_alive_s",
         _gateway.keep_alive_s,
         "Silence between two requests of one connection.",
@@ -215,7 +170,7 @@ LIMITS: tuple[Setting[Any], ...] = (
         low=0.1,
         high=3600,
     ),
-    _float(
+    declare.number(
         "limits.ping_s",
         _gateway.ping_s,
         "Silence of a WebSocket peer after which it is pinged.",
@@ -223,7 +178,7 @@ LIMITS: tuple[Setting[Any], ...] = (
         low=0.1,
         high=3600,
     ),
-    _float(
+    declare.number(
         "limits.pong_s",
         _gateway.pong_s,
         "Further silence after which it counts as dead.",
@@ -231,7 +186,7 @@ LIMITS: tuple[Setting[Any], ...] = (
         low=0.1,
         high=3600,
     ),
-    _float(
+    declare.number(
         "limits.write_stall_s",
         _gateway.write_stall_s,
         "A connection that takes not one byte for so long is cut.",
@@ -239,7 +194,7 @@ LIMITS: tuple[Setting[Any], ...] = (
         low=0.1,
         high=3600,
     ),
-    _int(
+    declare.whole(
         "limits.body_bytes",
         _gateway.body_bytes,
         "A request body.",
@@ -247,7 +202,7 @@ LIMITS: tuple[Setting[Any], ...] = (
         low=1024,
         high=1073741824,
     ),
-    _int(
+    declare.whole(
         "limits.ws_message_bytes",
         _gateway.ws_message_bytes,
         "One WebSocket message.",
@@ -255,7 +210,7 @@ LIMITS: tuple[Setting[Any], ...] = (
         low=1024,
         high=1073741824,
     ),
-    _int(
+    declare.whole(
         "limits.sndbuf_bytes",
         _gateway.sndbuf_bytes,
         "Kernel send buffer of a connection; 0 leaves the system's own.",
@@ -265,18 +220,45 @@ LIMITS: tuple[Setting[Any], ...] = (
     ),
 )
 
+QUEUE_JOBS = declare.whole(
+    "limits.queue_jobs",
+    _jobs.queue,
+    "Jobs that may wait for one model; past it new ones are refused.",
+    low=1,
+    high=1_000_000,
+)
+LIVE_JOBS = declare.whole(
+    "limits.live_jobs",
+    _jobs.jobs,
+    "Jobs that may be live at once, open sessions included.",
+    low=1,
+    high=10_000_000,
+)
+TENANT_JOBS = declare.maybe_whole(
+    "limits.tenant_jobs",
+    "Live jobs one tenant may have. Unset: as many as anybody.",
+    low=1,
+    high=10_000_000,
+)
+STORE_MIB = declare.maybe_whole(
+    "limits.store_mib",
+    "Memory for the streams of all jobs; past it new jobs are refused. Unset: a quarter of "
+    "the machine's, at least 256.",
+    unit="MiB",
+    low=16,
+    high=1 << 24,
+)
+
 # ------------------------------------------------------------------------------- log
 
-LOG_LEVEL = _str(
+LOG_LEVEL = declare.text(
     "log.level",
     "info",
     "Least severe level that is written.",
     choices=("debug", "info", "warning", "error"),
-    aliases=_aliases(
-        Alias("LOG_LEVEL", {"warn": "warning", "critical": "error", "fatal": "error"})
-    ),
+    aliases=aliases(Alias("LOG_LEVEL", {"warn": "warning", "critical": "error", "fatal": "error"})),
 )
-LOG_FORMAT = _str(
+LOG_FORMAT = declare.text(
     "log.format",
     "auto",
     "`json` lines, `console` for people, `auto`: console on a terminal.",
@@ -285,7 +267,7 @@ LOG_FORMAT = _str(
 
 # --------------------------------------------------------------------------- workers
 
-TEXT_WORKERS = _int(
+TEXT_WORKERS = declare.whole(
     "workers.text",
     1,
     "Worker processes for language models.",
@@ -293,10 +275,10 @@ TEXT_WORKERS = _int(
     high=64,
     flag="--workers text=N",
 )
-SPEECH_WORKERS = _int(
+SPEECH_WORKERS = declare.whole(
     "workers.speech", 1, "Worker processes for voices.", low=0, high=64, flag="--workers speech=N"
 )
-SPARES = _str(
+SPARES = declare.text(
     "workers.spares",
     "auto",
     "Warm spares: one loaded and waiting worker for each kind. `auto`: where memory allows.",
@@ -305,94 +287,94 @@ SPARES = _str(
 
 # ------------------------------------------------------------------------------ text
 
-TEXT_ENGINES = _list(
+TEXT_ENGINES = declare.words(
     "text.engines",
     "Engines as NAME[:key=value,...]. Unset: `openai` when `upstream.base_url` is set, "
     "otherwise `llama`.",
     flag="--engine text=...",
 )
-SYSTEM_PROMPT = _str(
+SYSTEM_PROMPT = declare.text(
     "text.system_prompt",
     "You are a helpful assistant. Your answers are spoken aloud: plain sentences, no lists, "
     "no markup.",
     "System message of `/chat`, in front of the person's words.",
-    aliases=_aliases("SGLANG_SYSTEM_PROMPT"),
+    aliases=aliases("SGLANG_SYSTEM_PROMPT"),
 )
-MAX_TOKENS = _int(
+MAX_TOKENS = declare.whole(
     "text.max_tokens",
     512,
     "Longest answer where the request names none.",
     unit="tokens",
     low=1,
     high=1_000_000,
-    aliases=_aliases("SGLANG_MAX_TOKENS"),
+    aliases=aliases("SGLANG_MAX_TOKENS"),
 )
-TEMPERATURE = _maybe_float(
+TEMPERATURE = declare.maybe_number(
     "text.temperature",
     "Sampling temperature. Unset: the model's own.",
     low=0,
     high=2,
-    aliases=_aliases("SGLANG_TEMPERATURE"),
+    aliases=aliases("SGLANG_TEMPERATURE"),
 )
-TOP_P = _maybe_float(
+TOP_P = declare.maybe_number(
     "text.top_p",
     "Nucleus sampling. Unset: the model's own.",
     low=0,
     high=1,
-    aliases=_aliases("SGLANG_TOP_P"),
+    aliases=aliases("SGLANG_TOP_P"),
 )
-TOP_K = _maybe_int(
+TOP_K = declare.maybe_whole(
     "text.top_k",
     "Sample among the k likeliest tokens, -1 for all. Unset: the model's own.",
     low=-1,
     high=1_000_000,
-    aliases=_aliases("SGLANG_TOP_K"),
+    aliases=aliases("SGLANG_TOP_K"),
 )
-REPETITION_PENALTY = _maybe_float(
+REPETITION_PENALTY = declare.maybe_number(
     "text.repetition_penalty",
     "Above 1 discourages repetition. Unset: the model's own.",
     low=0,
     high=2,
-    aliases=_aliases("SGLANG_REPETITION_PENALTY"),
+    aliases=aliases("SGLANG_REPETITION_PENALTY"),
 )
-PRESENCE_PENALTY = _maybe_float(
+PRESENCE_PENALTY = declare.maybe_number(
     "text.presence_penalty",
     "Unset: the model's own.",
     low=-2,
     high=2,
-    aliases=_aliases("SGLANG_PRESENCE_PENALTY"),
+    aliases=aliases("SGLANG_PRESENCE_PENALTY"),
 )
-FREQUENCY_PENALTY = _maybe_float(
+FREQUENCY_PENALTY = declare.maybe_number(
     "text.frequency_penalty",
     "Unset: the model's own.",
     low=-2,
     high=2,
-    aliases=_aliases("SGLANG_FREQUENCY_PENALTY"),
+    aliases=aliases("SGLANG_FREQUENCY_PENALTY"),
 )
-MAX_TOTAL_TOKENS = _maybe_int(
+MAX_TOTAL_TOKENS = declare.maybe_whole(
     "text.max_total_tokens",
     "Prompt and answer together may not pass this. Unset: the model's context length.",
     unit="tokens",
     low=16,
     high=10_000_000,
-    aliases=_aliases("SGLANG_MAX_TOTAL_TOKENS"),
+    aliases=aliases("SGLANG_MAX_TOTAL_TOKENS"),
 )
-CONTEXT_TOKENS = _maybe_int(
+CONTEXT_TOKENS = declare.maybe_whole(
     "text.context_tokens",
     "Context length of one generation; a local model's memory grows with it. Unset: 2048 for "
     "the local model, what a model server says of itself.",
     unit="tokens",
     low=128,
     high=10_000_000,
-    aliases=_aliases("MAX_MODEL_LEN"),
+    aliases=aliases("MAX_MODEL_LEN"),
 )
-ALLOW_AUTO_TRUNCATE = _bool(
+ALLOW_AUTO_TRUNCATE = declare.yes_no(
     "text.allow_auto_truncate",
     False,
     "Cut the oldest turns of a prompt that is too long, and say so, instead of refusing it.",
-    aliases=_aliases("SGLANG_ALLOW_AUTO_TRUNCATE"),
+    aliases=aliases("SGLANG_ALLOW_AUTO_TRUNCATE"),
 )
-TEXT_SLOW_READER_S = _float(
+TEXT_SLOW_READER_S = declare.number(
     "text.slow_reader_s",
     _text.slow_reader_s,
     "A reader whose oldest unsent event is older than this is closed; it may come back.",
@@ -403,35 +385,35 @@ TEXT_SLOW_READER_S = _float(
 
 # -------------------------------------------------------------------------- upstream
 
-UPSTREAM_URL = _maybe_str(
+UPSTREAM_URL = declare.maybe_text(
     "upstream.base_url",
     "Address of the model server, with or without `/v1`.",
-    aliases=_aliases("SGLANG_BASE_URL", "OPENAI_BASE_URL", "OPENAI_API_BASE", "BASE_URL"),
+    aliases=aliases("SGLANG_BASE_URL", "OPENAI_BASE_URL", "OPENAI_API_BASE", "BASE_URL"),
 )
-UPSTREAM_KEY = _maybe_str(
+UPSTREAM_KEY = declare.maybe_text(
     "upstream.api_key",
     "Key sent to it as a Bearer token.",
     secret=True,
-    aliases=_aliases("SGLANG_API_KEY", "OPENAI_API_KEY"),
+    aliases=aliases("SGLANG_API_KEY", "OPENAI_API_KEY"),
 )
-UPSTREAM_MODEL = _maybe_str(
+UPSTREAM_MODEL = declare.maybe_text(
     "upstream.model",
     "Model to ask for. Unset: the first one it lists.",
-    aliases=_aliases("SGLANG_MODEL"),
+    aliases=aliases("SGLANG_MODEL"),
 )
-UPSTREAM_SLOTS = _int(
+UPSTREAM_SLOTS = declare.whole(
     "upstream.slots", 32, "Generations that may run there at once.", low=1, high=4096
 )
-UPSTREAM_PREFIX = _bool(
+UPSTREAM_PREFIX = declare.yes_no(
     "upstream.prefix",
     False,
     "The server continues an unfinished last message (SGLang, vLLM: "
     "`continue_final_message`), so an answer survives the death of a worker.",
 )
-UPSTREAM_FIRST_TOKEN_S = _float(
+UPSTREAM_FIRST_TOKEN_S = declare.number(
     "upstream.first_token_s", 60, "Give up when no token has come.", unit="s", low=0.1, high=3600
 )
-UPSTREAM_STALL_S = _float(
+UPSTREAM_STALL_S = declare.number(
     "upstream.stall_s",
     30,
     "Give up when nothing has come since the last token.",
@@ -442,25 +424,25 @@ UPSTREAM_STALL_S = _float(
 
 # ----------------------------------------------------------------------------- llama
 
-LLAMA_MODEL = _maybe_str(
+LLAMA_MODEL = declare.maybe_text(
     "llama.model", "A GGUF file. Unset: SmolLM2-135M-Instruct, fetched by `make models`."
 )
-LLAMA_SLOTS = _int("llama.slots", 2, "Generations at once.", low=1, high=64)
-LLAMA_THREADS = _maybe_int(
+LLAMA_SLOTS = declare.whole("llama.slots", 2, "Generations at once.", low=1, high=64)
+LLAMA_THREADS = declare.maybe_whole(
     "llama.threads", "Threads of the model. Unset: all cores but one.", low=1, high=512
 )
 
 # ---------------------------------------------------------------------------- speech
 
-SPEECH_ENGINES = _list(
+SPEECH_ENGINES = declare.words(
     "speech.engines",
     "Engines as NAME[:key=value,...]. Unset: `voices`.",
     flag="--engine speech=...",
-    aliases=_aliases(
+    aliases=aliases(
         Alias("WS_TTS_ENGINE", {"dummy": "synthetic", "auto": "voices", "hibari": "voices"})
     ),
 )
-SPEECH_TTL_S = _float(
+SPEECH_TTL_S = declare.number(
     "speech.ttl_s",
     _speech.detach_s,
     "How long a session outlives its connection, and the seconds of audio kept for a "
@@ -469,7 +451,7 @@ SPEECH_TTL_S = _float(
     low=1,
     high=3600,
 )
-SPEECH_SLOW_READER_S = _float(
+SPEECH_SLOW_READER_S = declare.number(
     "speech.slow_reader_s",
     _speech.slow_reader_s,
     "A reader whose oldest unsent audio is older than this gets `backpressure`.",
@@ -477,7 +459,7 @@ SPEECH_SLOW_READER_S = _float(
     low=1,
     high=3600,
 )
-SPEECH_PACE_S = _float(
+SPEECH_PACE_S = declare.number(
     "speech.pace_s",
     _speech.pace_s or 4,
     "Audio is sent at most this far ahead of playback on `/tts` and `/chat`.",
@@ -485,7 +467,7 @@ SPEECH_PACE_S = _float(
     low=0.2,
     high=60,
 )
-SPEECH_LEAD_S = _float(
+SPEECH_LEAD_S = declare.number(
     "speech.lead_s",
     _speech.lead_s or 10,
     "A voice may be this far ahead of what an attached client has been sent.",
@@ -493,7 +475,7 @@ SPEECH_LEAD_S = _float(
     low=1,
     high=600,
 )
-SPEECH_LEAD_DETACHED_S = _float(
+SPEECH_LEAD_DETACHED_S = declare.number(
     "speech.lead_detached_s",
     _speech.lead_detached_s or 30,
     "The same while nobody is attached.",
@@ -504,7 +486,7 @@ SPEECH_LEAD_DETACHED_S = _float(
 
 # ------------------------------------------------------------------------------ chat
 
-FLUSH_MIN_CHARS = _int(
+FLUSH_MIN_CHARS = declare.whole(
     "chat.tts_flush_min_chars",
     12,
     "Announced to `/chat` clients as the original did. The voice itself cuts by clause, "
@@ -512,52 +494,52 @@ FLUSH_MIN_CHARS = _int(
     unit="chars",
     low=1,
     high=10_000,
-    aliases=_aliases("TTS_FLUSH_MIN_CHARS"),
+    aliases=aliases("TTS_FLUSH_MIN_CHARS"),
 )
-FLUSH_ON_PUNCT = _bool(
+FLUSH_ON_PUNCT = declare.yes_no(
     "chat.tts_flush_on_punct",
     True,
     "Announced to `/chat` clients as the original did.",
-    aliases=_aliases("TTS_FLUSH_ON_PUNCT"),
+    aliases=aliases("TTS_FLUSH_ON_PUNCT"),
 )
 
 # ---------------------------------------------------------------------------- compat
 
-COMPAT = _list(
+COMPAT = declare.words(
     "compat.ports", "Personalities to open beside the main port: names, or `all`.", flag="--compat"
 )
-TTS_HOST = _maybe_str(
+TTS_HOST = declare.maybe_text(
     "compat.tts_host",
     "Address of the voice server's port. Unset: `server.host`.",
-    aliases=_aliases("WS_TTS_HOST"),
+    aliases=aliases("WS_TTS_HOST"),
 )
-TTS_PORT = _int(
+TTS_PORT = declare.whole(
     "compat.tts_port",
     9000,
     "Port of the voice server.",
     low=0,
     high=65535,
-    aliases=_aliases("WS_TTS_PORT"),
+    aliases=aliases("WS_TTS_PORT"),
 )
-CHAT_HOST = _maybe_str(
+CHAT_HOST = declare.maybe_text(
     "compat.chat_host",
     "Address of the orchestrator's port. Unset: `server.host`.",
-    aliases=_aliases("ORCH_HOST"),
+    aliases=aliases("ORCH_HOST"),
 )
-CHAT_PORT = _int(
+CHAT_PORT = declare.whole(
     "compat.chat_port",
     9100,
     "Port of the orchestrator (`/chat`).",
     low=0,
     high=65535,
-    aliases=_aliases("ORCH_PORT"),
+    aliases=aliases("ORCH_PORT"),
 )
-CHAT_API_KEY = _maybe_str(
+CHAT_API_KEY = declare.maybe_text(
     "compat.chat_api_key",
     "Key that `/chat` on compat ports asks for, as `?api_key=` or Bearer.",
     secret=True,
-    aliases=_aliases("ORCH_API_KEY"),
+    aliases=aliases("ORCH_API_KEY"),
 )
 
-SETTINGS: tuple[Setting[Any], ...] = tuple(_all)
+SETTINGS: tuple[Setting[Any], ...] = tuple(declare.declared)
 BY_NAME: dict[str, Setting[Any]] = {s.name: s for s in SETTINGS}

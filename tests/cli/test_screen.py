@@ -48,7 +48,7 @@ def test_the_final_screen_stands_once_everything_is_up(shown, terminal):
     screen.on_event(Event(what="ready", name="gateway"))
     screen.on_event(Event(what="ready", name="speech/voices-1"))
     assert "is ready" not in out.getvalue()  # the gateway has not said so yet
-    screen.on_event(Event(what="pools", pools=(pool(ready=1, model="hibari", slots=4),)))
+    screen.on_event(Event(what="pools", pools=(pool(ready=1, model="hibari"),)))
     text = out.getvalue()
     assert text.count("is ready") == 1
     for word in ("http://127.0.0.1:8600/", "hibari on voices, 1 worker", "/x.log", "/d", "Ctrl-C"):

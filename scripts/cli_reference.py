@@ -1,6 +1,6 @@
 """docs/reference/cli.md from the commands themselves.
 
-    python scripts/cli_reference.py [--check] docs/reference/cli.md
+python scripts/cli_reference.py [--check] docs/reference/cli.md
 """
 
 from __future__ import annotations

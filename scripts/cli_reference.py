@@ -1,6 +1,6 @@
-"""docs/reference/cli.md from the commands themselves.
+"""Write docs/reference/cli.md from the commands themselves, or with ``--check`` compare it.
 
-python scripts/cli_reference.py [--check] docs/reference/cli.md
+The page's path is the argument.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ class _Answer:
     async def run(self, scope: Scope) -> None:
         if self._call.stream:
             async with AsyncExitStack() as stack:
-                wire = scope.get("forebay.wire")
+                wire: Wire | None = scope.get("forebay.wire")
                 if wire is None:
                     wire = await stack.enter_async_context(
                         asgi_wire(self._send, websocket=False, bound_bytes=PLAIN_WIRE_BYTES)

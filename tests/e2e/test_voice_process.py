@@ -1,0 +1,183 @@
+"""`/tts` and `/chat` over real sockets, with real processes: what the voice promises are worth."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+from test_serve_process import Served, speech_workers
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+ENGINES = (
+    "--engine",
+    "speech=synthetic:rtf=0.2,latency_ms=10,piece_ms=200",
+    "--engine",
+    "text=synthetic:token_ms=30,tokens=20",
+)
+TEXT = "This is a sentence that goes on for a while, and here is another one. " * 3
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    server = Served(tmp_path_factory.mktemp("voice"), *ENGINES)
+    server.wait_ready()
+    yield server
+    assert server.stop() == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+class Talk:
+    """One connection and what came over it."""
+
+    def __init__(self, ws: ClientConnection, session: str) -> None:
+        self.ws = ws
+        self.session = session
+        self.heard: list[dict[str, Any]] = []
+
+    async def say(self, type: str, **more: Any) -> None:
+        await self.ws.send(json.dumps({"type": type, "session_id": self.session, **more}))
+
+    async def start(self) -> dict[str, Any]:
+        await self.say("start", audio_format="pcm16_wav", sample_rate=16000, channels=1)
+        return await self.until("start_ack")
+
+    async def until(self, *types: str) -> dict[str, Any]:
+        async with asyncio.timeout(30):
+            while True:
+                message = json.loads(await self.ws.recv())
+                self.heard.append(message)
+                if message["type"] in types:
+                    return message
+
+    async def rest(self) -> int | None:
+        """Read to the end; the close code."""
+        try:
+            async with asyncio.timeout(60):
+                async for frame in self.ws:
+                    self.heard.append(json.loads(frame))
+        except ConnectionClosed:
+            pass
+        return self.ws.close_code
+
+    def units(self, first: int = 0) -> str:
+        text = ""
+        for m in self.heard:
+            if m["type"] == "audio_chunk":
+                assert m["unit_index_start"] == first + len(text)
+                text += m["units_text"]
+        return text
+
+
+def talk(served: Served, path: str = "/tts") -> connect:
+    return connect(served.url.replace("http", "ws") + path, max_size=None)
+
+
+async def test_a_sentence_is_spoken(served):
+    async with talk(served) as ws:
+        t = Talk(ws, "plain")
+        ack = await t.start()
+        assert ack["ttl_s"] == 120.0
+        await t.say("text_delta", seq=1, text=TEXT)
+        await t.say("text_end", seq=2)
+        assert await t.rest() == 1000
+        assert t.units() == TEXT
+        assert t.heard[-1]["type"] == "tts_end"
+
+
+async def test_a_worker_killed_mid_sentence_and_a_lost_connection_cost_no_unit(served):
+    async with talk(served) as ws:
+        first = Talk(ws, "lost")
+        await first.start()
+        await first.say("text_delta", seq=1, text=TEXT)
+        await first.until("audio_chunk")
+        speech_workers(served)[0].kill()
+        await first.until("audio_chunk")
+        ws.transport.abort()
+    have = len(first.units())
+    async with talk(served) as ws:
+        second = Talk(ws, "lost")
+        ack = await second.start()
+        assert ack["units_received"] == len(TEXT)
+        await second.say("resume", last_unit_index_received=have - 1)
+        await second.say("text_end", seq=2)
+        assert await second.rest() == 1000
+        assert first.units() + second.units(have) == TEXT
+        assert second.heard[-1]["type"] == "tts_end"
+
+
+async def test_cancel_is_answered_at_once_and_frees_the_slot(served):
+    async with talk(served) as ws:
+        t = Talk(ws, "cancelled")
+        await t.start()
+        await t.say("text_delta", seq=1, text=TEXT * 5)
+        await t.until("audio_chunk")
+        began = time.perf_counter()
+        await t.say("cancel", seq=2)
+        assert (await t.until("tts_end"))["cancelled"] is True
+        assert time.perf_counter() - began < 1.0
+        assert await t.rest() == 1000
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        pools = {p["name"]: p for p in served.get("/api/status")["pools"]}
+        if pools["speech/synthetic"]["running"] == 0:
+            break
+        await asyncio.sleep(0.05)
+    assert pools["speech/synthetic"]["running"] == 0
+
+
+async def test_a_newer_socket_takes_over(served):
+    async with talk(served) as one, talk(served) as two:
+        first, second = Talk(one, "taken"), Talk(two, "taken")
+        await first.start()
+        await first.say("text_delta", seq=1, text="Some words. ")
+        await first.until("audio_chunk")
+        await second.start()
+        assert await first.rest() == 4409
+        await second.say("resume", last_unit_index_received=-1)
+        await second.say("text_end", seq=2)
+        assert await second.rest() == 1000
+        assert second.units() == "Some words. "
+
+
+@pytest.mark.parametrize(
+    "frame", ["", "nonsense", "[]", '{"type":"start"}', "[" * 50_000, '{"type":"cancel"}']
+)
+async def test_malformed_frames_get_one_error_and_a_normal_close(served, frame):
+    async with talk(served) as ws:
+        await ws.send(frame)
+        t = Talk(ws, "bad")
+        assert await t.rest() == 1000
+        assert [m["code"] for m in t.heard] == ["bad_request"]
+
+
+async def test_a_prompt_is_answered_and_spoken(served):
+    async with talk(served, "/chat") as ws:
+        await ws.send(json.dumps({"prompt": "Say something.", "session_id": "chat"}))
+        t = Talk(ws, "chat")
+        assert await t.rest() == 1000
+        kinds = [m["type"] for m in t.heard]
+        assert kinds[:2] == ["orchestrator_start", "start_ack"]
+        assert kinds[-1] == "tts_end"
+        assert kinds.index("audio_chunk") < kinds.index("llm_done")
+        written = "".join(m["delta"] for m in t.heard if m["type"] == "llm_delta")
+        assert t.units() == written != ""
+
+
+async def test_a_hundred_sessions_at_once_are_all_whole(served):
+    async def one(n: int) -> None:
+        async with talk(served) as ws:
+            t = Talk(ws, f"many-{n}")
+            await t.start()
+            for seq, word in enumerate(TEXT[:60].split(" "), 1):
+                await t.say("text_delta", seq=seq, text=word + " ")
+            await t.say("text_end", seq=99)
+            assert await t.rest() == 1000
+            assert t.units() == " ".join(TEXT[:60].split(" ")) + " "
+
+    async with asyncio.TaskGroup() as tasks:
+        for n in range(100):
+            tasks.create_task(one(n))

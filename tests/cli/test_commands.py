@@ -149,3 +149,19 @@ def test_models_list_says_where_weights_lie(forebay, tmp_path):
 def test_serve_refuses_what_this_build_has_not(forebay):
     result = forebay("serve", "--gateways", "2")
     assert result.returncode == 2 and "redis" in result.stderr
+
+
+def test_doctor_says_what_to_lower_where_memory_is_short(tmp_path, monkeypatch):
+    from forebay.choice import choose
+    from forebay.commands import checks
+    from forebay.config import load
+
+    model = tmp_path / "big.gguf"
+    model.touch()
+    os.truncate(model, 50_000_000_000)  # sparse: takes no disk
+    environ = {"FOREBAY_LLAMA_MODEL": str(model), "MAX_MODEL_LEN": "8192"}
+    choice = choose(load(environ=environ, folder=tmp_path), tmp_path)[0]
+    monkeypatch.setattr(checks, "available_bytes", lambda: 8_000_000_000)
+    last = list(checks._local(choice, "text=llama", tmp_path))[-1]
+    assert last.state == "fail"
+    assert "text.context_tokens (8192)" in last.next and "llama.slots (2)" in last.next

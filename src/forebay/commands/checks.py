@@ -30,6 +30,8 @@ from forebay.process import available_bytes
 __all__ = ["Finding", "engines", "machine"]
 
 MIN_OPEN_FILES = 4096
+ROOM_FACTOR = 1.3
+ROOM_BYTES = 250_000_000
 State = Literal["ok", "warn", "fail"]
 
 
@@ -183,14 +185,8 @@ def _local(choice: EngineChoice, name: str, folder: Path) -> Iterator[Finding]:
         )
         return
     own = choice.options.get("model")
-    if own and choice.name == "llama":
-        there = Path(own).is_file() or own in weights.CATALOGUE
-        yield Finding(
-            name=name,
-            state="ok" if there else "fail",
-            detail=f"model {own}" + ("" if there else " is no file"),
-            next="" if there else "set llama.model to a GGUF file",
-        )
+    if own and choice.name == "llama" and own not in weights.CATALOGUE:
+        yield from _own_model(choice, name, Path(own).expanduser())
         return
     for weight, there in state.weights.items():
         if not there:
@@ -208,8 +204,37 @@ def _local(choice: EngineChoice, name: str, folder: Path) -> Iterator[Finding]:
             detail="; ".join(wrong) or f"weights {weight}: size and sha256 are right",
             next=f"delete {folder / weight}, then: {weights.command(weight)}" if wrong else "",
         )
-    if choice.kind is Kind.TEXT and not state.weights:
-        yield Finding(name=name, state="ok", detail="needs no weights")
+    size = sum(weights.get(w).size_bytes for w, there in state.weights.items() if there)
+    if size:
+        yield _room(choice, name, size)
+
+
+def _own_model(choice: EngineChoice, name: str, path: Path) -> Iterator[Finding]:
+    if not path.is_file():
+        yield Finding(
+            name=name,
+            state="fail",
+            detail=f"model {path} is no file",
+            next="set llama.model to a GGUF file",
+        )
+        return
+    yield Finding(name=name, state="ok", detail=f"model {path}")
+    yield _room(choice, name, path.stat().st_size)
+
+
+def _room(choice: EngineChoice, name: str, size_bytes: int) -> Finding:
+    """Weights, what the runtime adds, and something for contexts: an estimate, said as one."""
+    needed = int(size_bytes * ROOM_FACTOR) + ROOM_BYTES
+    free = available_bytes()
+    detail = f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} are available"
+    if needed <= free:
+        return Finding(name=name, state="ok", detail=detail)
+    lower = "take a smaller model"
+    if choice.kind is Kind.TEXT:
+        context = choice.options.get("context", "its default")
+        slots = choice.options.get("slots", "its default")
+        lower = f"lower text.context_tokens ({context}) or llama.slots ({slots}), or {lower}"
+    return Finding(name=name, state="fail", detail=detail, next=lower)
 
 
 GATED = (

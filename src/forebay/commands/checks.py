@@ -53,7 +53,7 @@ def machine(config: Config) -> Iterator[Finding]:
                       f"{item.reason}")  # fmt: skip
     changed = sum(config.is_set(s) for s in SETTINGS)
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Finding(name="settings", state="ok", detail=f"valid, {changed} of address and limits set")
+    yield Finding(name="settings", state="ok", detail=f"valid, {changed} set")
     yield Finding(name="python", state="ok", detail=f"{version} on {sys.platform}")
     yield _open_files()
     yield _memory()

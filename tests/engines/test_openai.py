@@ -397,7 +397,10 @@ async def test_a_boot_that_fails_says_where_and_why(
 
 
 def test_options_are_refused_by_name() -> None:
-    for options in ({"base_url": "ftp://x"}, {"slots": 0}, {"nonsense": 1}, {"prefix": "maybe"}):
+    bad: list[dict[str, Any]] = [
+        {"base_url": "ftp://x"}, {"slots": 0}, {"nonsense": 1}, {"prefix": "maybe"}, {"wait": "no"},
+    ]  # fmt: skip
+    for options in bad:
         with pytest.raises(ConfigError):
             create("text", "openai", options)
 

@@ -27,6 +27,7 @@ from forebay.engines.openai_wire import Answer, SseLines, StopSeam, request_body
 from forebay.engines.options import Option, parse
 from forebay.errors import (
     CannotBoot,
+    ConfigError,
     EngineFailed,
     PromptTooLong,
     UpstreamRefused,
@@ -61,7 +62,7 @@ OPTIONS = (
     Option("max_total_tokens", int, None, "prompt and answer together", 16, 100_000_000),
     Option("allow_auto_truncate", bool, False, "cut the oldest turns of too long a prompt"),
     Option("usage", bool, True, "ask for token counts (stream_options.include_usage)"),
-    Option("wait", bool, True, "not ready until the server is; no: ready with a warning"),
+    Option("wait", bool, True, "not ready until the server is; no: ready with a warning, needs model"),
     Option("warm_answer", bool, False, "ask for one token while loading"),
 )  # fmt: skip
 
@@ -108,6 +109,12 @@ class OpenAIText:
 
     def __init__(self, **options: Any) -> None:
         values = parse(self.name, OPTIONS, options)
+        if not values["wait"] and not values["model"]:
+            raise ConfigError(
+                "option 'wait' of engine 'openai' is no and no model is set, expected a model: "
+                "a server that is not there cannot be asked for one",
+                option="model",
+            )
         self._values = values
         self._defaults = {k: values[k] for k in _DEFAULTS if values[k] is not None}
         self._prefix = values["prefix"] not in ("no", "false")

@@ -56,14 +56,20 @@ class OutputMachine(RuleBasedStateMachine):
         return stamper.stamp(piece(stamper.marks.get("units", 0), units))
 
     @precondition(lambda self: not self.log.ended)
-    @rule(units=st.lists(st.integers(0, 6), min_size=1, max_size=6), land=st.booleans())
-    def step(self, units: list[int], land: bool) -> None:
+    @rule(
+        units=st.lists(st.integers(0, 6), min_size=1, max_size=6),
+        land=st.booleans(),
+        trim=st.booleans(),
+    )
+    def step(self, units: list[int], land: bool, trim: bool) -> None:
         """A model call; its commit may be lost with the worker."""
         self.unsent.extend(self.make(self.stamper, count) for count in units)
         if land:
             assert self.write(self.attempt, self.unsent) == "append"
             self.last_batch = self.unsent
             self.unsent = []
+            if trim:
+                self.trim()
 
     @precondition(lambda self: self.last_batch)
     @rule()
@@ -98,7 +104,6 @@ class OutputMachine(RuleBasedStateMachine):
         self.write(self.attempt, self.unsent)
         self.unsent, self.last_batch = [], []
 
-    @rule()
     def trim(self) -> None:
         delivered = self.read[-1].offset if self.read else 0
         self.log.trim(delivered=delivered)
@@ -117,18 +122,27 @@ class OutputMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def resume_by_units(self, data: st.DataObject) -> None:
-        """A client with any number of units gets exactly the frames of the rest."""
-        total = self.log.marks.get("units", 0)
-        trimmed = max(
-            (e.units for e in self.truth[: self.log.first - 1] if isinstance(e, Audio)), default=0
-        )
-        edges = [max(0, trimmed - 1), trimmed, total, total + 1]
-        have = data.draw(st.sampled_from(edges) | st.integers(0, total + 1))
+        self.check_resume(data.draw(st.integers(0, self.log.marks.get("units", 0) + 1)))
+
+    @invariant()
+    def resume_at_the_edges(self) -> None:
+        total, trimmed = self.log.marks.get("units", 0), self.trimmed_units()
+        for have in {max(0, trimmed - 1), trimmed, trimmed + 1, total, total + 1}:
+            self.check_resume(have)
+
+    def trimmed_units(self) -> int:
+        gone = self.truth[: self.log.first - 1]
+        return max((event.units for event in gone if isinstance(event, Audio)), default=0)
+
+    def check_resume(self, have: int) -> None:
+        """A client with ``have`` units gets exactly the frames of the rest, or is refused."""
+        total, trimmed = self.log.marks.get("units", 0), self.trimmed_units()
         try:
             events = self.log.after_mark("units", have)
         except ResumeNotAvailable as error:
-            reason = error.details["reason"]
-            assert reason == ("ahead_of_head" if have > total else "window_expired")
+            assert error.details["reason"] == (
+                "ahead_of_head" if have > total else "window_expired"
+            )
             assert have > total or have < trimmed
             return
         assert trimmed <= have <= total
@@ -137,8 +151,8 @@ class OutputMachine(RuleBasedStateMachine):
             if isinstance(event, Audio):
                 heard += trim_audio(event, have, 1).data
         assert heard == piece(have, total - have).data
+        assert events or not self.truth or isinstance(self.truth[-1], Audio)
         assert not events or events[-1] == self.truth[-1]
-        assert events or isinstance(self.truth[-1] if self.truth else piece(0, 1), Audio)
 
     @invariant()
     def what_was_read_is_the_stream(self) -> None:

@@ -13,6 +13,7 @@ Every class carries four facts that any face of the system can answer with:
     ├── BadRequest ............ what the client sent cannot be accepted
     │   ├── TooLarge            a body, frame, text or number is over its limit
     │   ├── Unsupported         a format, rate, type or feature is not offered
+    │   ├── BadAudio            bytes that are not the audio they claim to be
     │   ├── PromptTooLong       prompt tokens over the model's context
     │   └── ModelNotFound       no pool of that name
     ├── Unauthorized            no key, or a wrong one
@@ -55,6 +56,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "BadAudio",
     "BadRequest",
     "CannotBoot",
     "ConfigError",
@@ -138,6 +140,13 @@ class TooLarge(BadRequest):
 class Unsupported(BadRequest):
     code = "unsupported"
     http_status = 415
+
+
+class BadAudio(BadRequest):
+    """Broken, endless, empty of sound, or of an impossible rate or channel count."""
+
+    code = "bad_audio"
+    http_status = 422
 
 
 class PromptTooLong(BadRequest):

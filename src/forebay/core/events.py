@@ -26,16 +26,21 @@ __all__ = [
     "Consumed",
     "End",
     "Ended",
+    "Final",
+    "Heard",
     "Input",
     "InputItem",
     "Notice",
     "Output",
     "OutputEvent",
+    "Partial",
     "Prompt",
+    "Sound",
     "Text",
     "TextDelta",
     "ToolCalls",
     "Usage",
+    "faded",
     "marks",
     "size_of",
 ]
@@ -48,12 +53,18 @@ class Consumed(msgspec.Struct, frozen=True, array_like=True):
     """How much input an output accounts for.
 
     ``offset``: every input item up to here is wholly consumed. ``fine``: cumulative count in
-    the kind's own measure (unit, sample, tile), which may stand inside item ``offset + 1``.
+    the kind's own measure (unit, sample, tile), which may stand inside a later item.
     A new attempt reads the items after ``offset`` and skips what lies below ``fine``.
+
+    Where input is heard before it is consumed (recognition): ``heard`` is the last input
+    offset that the engine has taken, and ``at`` is the ``fine`` count at the end of item
+    ``offset``, from which a new attempt goes on counting.
     """
 
     offset: int = 0
     fine: int = 0
+    heard: int = 0
+    at: int = 0
 
 
 # ------------------------------------------------------------------ input items
@@ -83,13 +94,31 @@ class Text(Input, frozen=True, tag="text"):
     seq: int = 0
 
 
+class Sound(Input, frozen=True, tag="sound"):
+    """Audio to be recognised: one client chunk, or a part of one.
+
+    ``form``: "pcm16", headerless s16le mono at ``rate``; or "file", one complete container
+    (WAV, WebM, Ogg, mp3, m4a, flac), decoded in the worker, where its end is the end of an
+    utterance. A file over the item bound is a blob: ``blob`` is its id, ``data`` is empty.
+    ``seq``: the client's number of the chunk, echoed by `Heard`. ``more``: this chunk goes
+    on in the next item, so it is not heard yet at the end of this one ("pcm16" only).
+    """
+
+    data: bytes = b""
+    form: Literal["pcm16", "file"] = "pcm16"
+    rate: int = 16_000
+    seq: int = 0
+    more: bool = False
+    blob: str = ""
+
+
 class End(Input, frozen=True, tag="end"):
     """No more input will come."""
 
     seq: int = 0
 
 
-InputItem = Prompt | Text | End
+InputItem = Prompt | Text | Sound | End
 
 # ----------------------------------------------------------------- output events
 
@@ -155,8 +184,52 @@ class Audio(Output, frozen=True, tag="audio"):
     samples: int = 0
 
 
+class Partial(Output, frozen=True, tag="partial"):
+    """What the sound since the last final seems to say. The next partial or final replaces it.
+
+    ``start``, ``end``: samples at 16 kHz, cumulative over the session. A partial that a newer
+    one replaced while it was stored has an empty ``text``: encoders leave it out.
+    """
+
+    text: str
+    start: int
+    end: int = 0
+
+
+class Final(Output, frozen=True, tag="final"):
+    """Text that will not change again, for the samples from ``start`` to ``end``.
+
+    Samples are at 16 kHz, cumulative over the session. Spaced scripts carry the space before
+    them: the finals of a session are joined without a separator. ``chars``: cumulative.
+    """
+
+    text: str
+    start: int
+    end: int
+    language: str = ""
+    chars: int = 0
+
+
+class Heard(Output, frozen=True, tag="heard"):
+    """The engine has taken the client chunk ``seq`` to its end. One for each chunk, in order.
+
+    ``samples``: all samples so far, through that end. ``text``: what became final since the
+    previous one (may be empty). ``told``: characters in all ``text`` so far.
+    """
+
+    seq: int
+    samples: int
+    text: str = ""
+    told: int = 0
+
+
 class Ended(Output, frozen=True, tag="ended"):
-    """The one terminal event. ``code`` and ``message`` are an error's, for failed and expired."""
+    """The one terminal event. ``code`` and ``message`` are an error's, for failed and expired.
+
+    ``details`` of a completed recognition: ``text`` (all finals joined; over 160 KiB only the
+    newest part, and ``text_from`` says how many characters are missing before it),
+    ``chunks`` (heard), ``audio_s`` (from real bytes), ``language`` where one was found.
+    """
 
     state: EndState
     code: str = ""
@@ -166,7 +239,7 @@ class Ended(Output, frozen=True, tag="ended"):
     seq: int = 0  # newest client number heard (S1 `tts_end.seq`)
 
 
-OutputEvent = TextDelta | ToolCalls | Usage | Notice | Audio | Ended
+OutputEvent = TextDelta | ToolCalls | Usage | Notice | Audio | Partial | Final | Heard | Ended
 
 
 def marks(event: Output) -> dict[str, int]:
@@ -176,8 +249,17 @@ def marks(event: Output) -> dict[str, int]:
             return {"chars": event.chars, "tokens": event.tokens}
         case Audio():
             return {"units": event.units, "samples": event.samples}
+        case Final():
+            return {"consumed": event.end, "chars": event.chars}
+        case Heard():
+            return {"heard": event.samples, "told": event.told}
         case _:
             return {}
+
+
+def faded(event: OutputEvent) -> OutputEvent:
+    """``event`` once a newer one of its type has replaced it: a number without content."""
+    return msgspec.structs.replace(event, text="") if isinstance(event, Partial) else event
 
 
 def size_of(item: Input | Output) -> int:
@@ -188,7 +270,9 @@ def size_of(item: Input | Output) -> int:
     match item:
         case Audio():
             return len(item.data) + len(item.text) * 4 + 64
-        case TextDelta() | Text():
+        case Sound():
+            return len(item.data) + 64
+        case TextDelta() | Text() | Partial() | Final() | Heard():
             return len(item.text.encode("utf-8", "surrogatepass")) + 64
         case Prompt() | ToolCalls() | Notice() | Ended():
             return len(msgspec.json.encode(item)) + 64

@@ -150,7 +150,7 @@ def competes(job: Job) -> bool:
         return False
     if job.input_ended or (job.row.cut is Cut.WHOLE and job.input_head > 0):
         return True
-    return job.input_head > job.consumed.offset
+    return job.input_head > max(job.consumed.offset, job.consumed.heard)
 
 
 # ----------------------------------------------------------------------- recovery

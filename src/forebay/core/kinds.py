@@ -77,6 +77,11 @@ class Row:
     queue_s: float  # may not start later than this after it began to wait
     park_after_s: float | None  # idle time after which lease and credit are given back
     pace_s: float | None = None  # audio is sent at most this far ahead of playback
+    media: str = ""  # the cumulative counter that measures its media, for the real-time factor
+    media_rate: int | None = None  # of that counter, per second; None: the job's `sample_rate`
+    replaceable: str = ""  # tag of the events that a newer one of the same tag replaces
+    span_s: float | None = None  # most media that one step is given
+    final_after_s: float | None = None  # media without a final after which one is forced
 
 
 KINDS: dict[Kind, Row] = {
@@ -123,6 +128,7 @@ KINDS: dict[Kind, Row] = {
             queue_s=60,
             park_after_s=2,
             pace_s=4,
+            media="samples",
         ),
         Row(
             kind=Kind.RECOGNITION,
@@ -144,6 +150,11 @@ KINDS: dict[Kind, Row] = {
             run_s=None,
             queue_s=60,
             park_after_s=2,
+            media="heard",
+            media_rate=16_000,
+            replaceable="partial",
+            span_s=1,
+            final_after_s=20,
         ),
         Row(
             kind=Kind.IMAGE,

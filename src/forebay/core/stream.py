@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -22,11 +22,14 @@ from forebay.core.events import (
     Audio,
     End,
     Ended,
+    Final,
+    Heard,
     Input,
     Output,
     OutputEvent,
     Text,
     TextDelta,
+    faded,
     marks,
     size_of,
 )
@@ -67,19 +70,20 @@ class Window:
     ``max_bytes``: content bytes as `size_of` counts them. ``max_marks``: (counter, span),
     keep the events that hold the newest ``span`` of that counter. ``keep_undelivered``: what
     no reader has been sent yet is kept whatever the other two say (it is bounded by the lead
-    of the engine).
+    of the engine). ``replaceable``: of events with this tag only the newest keeps its content.
     """
 
     max_bytes: int | None = None
     max_marks: tuple[str, int] | None = None
     keep_undelivered: bool = False
+    replaceable: str = ""
 
     @classmethod
     def of(cls, row: Row, *, rate: int | None = None) -> Window:
         """The output window of a kind. ``rate``: sample frames per second of its media,
         needed where the row counts its window in seconds."""
         if row.window_s is None:
-            return cls(max_bytes=row.window_bytes)
+            return cls(max_bytes=row.window_bytes, replaceable=row.replaceable)
         if rate is None:
             raise ValueError(f"the window of {row.kind} is in seconds and needs a sample rate")
         return cls(
@@ -147,6 +151,7 @@ class StreamLog(Generic[T]):
         self.counts: dict[str, int] = dict(counts or {})
         self._items: list[T] = []
         self._sizes: list[int] = []
+        self._newest_replaceable = 0
         self._counters = {name: _Counter(value) for name, value in self.marks.items()}
 
     def __len__(self) -> int:
@@ -185,6 +190,9 @@ class StreamLog(Generic[T]):
         self.head = item.offset
         tag = tag_of(item)
         self.counts[tag] = self.counts.get(tag, 0) + 1
+        if tag == self.window.replaceable:
+            self._fade(self._newest_replaceable)
+            self._newest_replaceable = item.offset
         for name, value in _marks_of(item).items():
             counter = self._counters.get(name)
             if counter is None:
@@ -193,6 +201,22 @@ class StreamLog(Generic[T]):
             self.marks[name] = max(value, self.marks.get(name, 0))
         if isinstance(item, Ended | End):
             self.ended = True
+
+    def _fade(self, offset: int) -> None:
+        """The replaceable event at ``offset`` keeps its number and loses its content."""
+        if offset < self.first:
+            return
+        index = offset - self.first
+        item: Any = faded(cast(Any, self._items[index]))
+        size = size_of(item)
+        self.bytes += size - self._sizes[index]
+        self._items[index], self._sizes[index] = item, size
+
+    def bytes_after(self, offset: int) -> int:
+        """Size of the kept items after ``offset``."""
+        if offset < self.first:
+            return self.bytes
+        return sum(self._sizes[offset + 1 - self.first :])
 
     def after(self, offset: int, limit: int | None = None) -> list[T]:
         """Items after ``offset``, oldest first, at most ``limit``; [] at the head.
@@ -315,8 +339,11 @@ class Stamper:
         totals = self._totals(event)
         self.last_offset += 1
         self.counts[tag] = n = self.counts.get(tag, 0) + 1
-        self.marks.update(totals)
-        return msgspec.structs.replace(event, offset=self.last_offset, n=n, **totals)
+        stamped: OutputEvent = msgspec.structs.replace(
+            event, offset=self.last_offset, n=n, **totals
+        )
+        self.marks.update(marks(stamped))
+        return stamped
 
     def _totals(self, event: OutputEvent) -> dict[str, int]:
         match event:
@@ -332,6 +359,16 @@ class Stamper:
                 return {
                     "units": units + len(event.text),
                     "samples": self.marks.get("samples", 0) + event.frames,
+                }
+            case Final():
+                return {
+                    "chars": self.marks.get("chars", 0) + len(event.text),
+                    "end": max(event.end, self.marks.get("consumed", 0)),
+                }
+            case Heard():
+                return {
+                    "told": self.marks.get("told", 0) + len(event.text),
+                    "samples": max(event.samples, self.marks.get("heard", 0)),
                 }
             case _:
                 return {}

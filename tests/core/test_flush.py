@@ -208,8 +208,9 @@ def test_held_back_audio_is_paced_and_not_slow() -> None:
     assert cursor.slow_at == 55.0
 
 
-def test_some_readers_are_never_slow() -> None:
-    cursor = reader(0, 5, slow_s=None)
+@pytest.mark.parametrize("never", [None, float("inf")])
+def test_some_readers_are_never_slow(never: float | None) -> None:
+    cursor = reader(0, 5, slow_s=never)
     assert cursor.slow_at is None
 
 

@@ -17,6 +17,7 @@ seconds on one monotonic clock.
 from __future__ import annotations
 
 from collections import deque
+from math import isinf
 
 from forebay.core.kinds import Row
 
@@ -176,7 +177,7 @@ class Cursor:
 
     The slow clock is the age of the oldest unsent event, counted from when this reader could
     first have had it: its arrival, the reader's attachment, or the end of its `hold`.
-    ``slow_s``: the age at which the kind's slow rule acts; None means never.
+    ``slow_s``: the age at which the kind's slow rule acts; None or infinity means never.
     """
 
     # Arrival times are kept this far apart and at most this many, so a reader costs a few KiB
@@ -190,7 +191,7 @@ class Cursor:
     def __init__(self, offset: int, head: int, *, now: float, slow_s: float | None) -> None:
         self.offset = offset
         self.head = offset
-        self._slow_s = slow_s
+        self._slow_s = None if slow_s is None or isinf(slow_s) else slow_s
         self._held_until_s = float("-inf")
         self._arrivals: deque[tuple[int, float]] = deque()  # (last offset, when)
         self.arrived(offset + 1, head, now)

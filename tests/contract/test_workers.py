@@ -349,6 +349,16 @@ async def test_a_worker_that_connects_again_under_its_name_starts_afresh(home: H
     one.beating = False
 
 
+async def test_a_worker_that_learns_its_models_name_leaves_no_pool_behind(home: Home) -> None:
+    port = await home.port("w1")
+    await port.connect(lambda push: None)
+    port.stage("w1", ["text/openai"], LoadStage(stage="locate"))
+    port.stage("w1", ["text/qwen"], LoadStage(stage="warm_up"))
+    await home.settle()
+    names = [view.name for view in home.broker.pools()]
+    assert "text/openai" not in names and "text/qwen" in names
+
+
 async def test_pools_show_what_serves(home: Home) -> None:
     worker = await home.worker(
         "w1", sessions=3, slots=2, engine="synthetic", model="tone", synthetic=True

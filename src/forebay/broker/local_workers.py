@@ -53,6 +53,7 @@ class WorkerSide:
         self.core.workers[worker] = Worker(worker, sink)
 
     def stage(self, worker: str, pools: Sequence[str], stage: LoadStage) -> None:
+        self._move_stages(worker, pools)
         for name in pools:
             pool = self.core.make_pool(name)
             pool.stages.pop(worker, None)
@@ -60,6 +61,18 @@ class WorkerSide:
             while len(pool.stages) > MAX_STAGES:
                 del pool.stages[next(iter(pool.stages))]
             self.core.tell_state(name)
+
+    def _move_stages(self, worker: str, pools: Sequence[str]) -> None:
+        """A worker that learns its model's name while it loads (from a model server) serves
+        another pool from then on: the first is not loading any more, or was never one."""
+        for pool in list(self.core.pools.values()):
+            if pool.name in pools or pool.stages.pop(worker, None) is None:
+                continue
+            expected = pool.expected_until_s > self.core.clock()
+            used = any(entry.pool is pool for entry in self.core.entries.values())
+            if not (pool.stages or pool.workers or expected or used):
+                del self.core.pools[pool.name]
+            self.core.tell_state(pool.name)
 
     def register(self, info: WorkerInfo) -> None:
         worker = self.core.workers.get(info.id)

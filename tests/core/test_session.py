@@ -218,6 +218,54 @@ def test_a_lost_window_is_told_by_name_and_the_session_stays() -> None:
     assert session.deadline is None
 
 
+def test_a_returning_client_that_only_ends_its_text_hears_the_rest() -> None:
+    session = returning()
+    effects = session.receive(EndInput(session="s", seq=8), 0)
+    assert effects == [Deliver(From.DELIVERED), Append((End(seq=8),), 8, 10)]
+    session = returning(state="completed", input_ended=True)
+    assert session.receive(EndInput(session="s", seq=8), 0) == [Deliver(From.DELIVERED)]
+
+
+def test_text_of_a_returning_client_starts_delivery_and_is_added() -> None:
+    session = returning()
+    assert session.receive(Feed(session="s", text="x", seq=8), 0) == [
+        Deliver(From.DELIVERED),
+        Append((Text(text="x", unit=10, seq=8),), 8, 11),
+    ]
+
+
+def test_the_end_closes_normally_and_nothing_follows() -> None:
+    session = fresh()
+    assert session.receive(Over(), 1) == [StopDelivery(), Close(1000), Detach()]
+    assert session.receive(Over(), 1) == []
+    assert session.receive(Cancel(session="s", seq=1), 1) == []
+
+
+def test_a_job_that_ends_while_its_client_hesitates_is_still_delivered() -> None:
+    session = returning()
+    assert session.receive(Unread(), 0.5) == []
+    assert session.receive(Tick(), 1.0) == [Deliver(From.DELIVERED)]
+    assert session.phase is Phase.FLUSHING
+
+
+@pytest.mark.parametrize("fact", [NotBegun, Lost])
+def test_a_stream_that_is_gone_for_good_ends_the_session(fact: Any) -> None:
+    session = returning()
+    session.receive(Resume(session="s", have=1), 0)
+    if fact is Lost:
+        session.receive(Begun(), 0)
+    effects = session.receive(fact(NotFound("no job")), 0)
+    assert [type(e) for e in effects] == [StopDelivery, Answer, Close, Detach]
+
+
+def test_a_position_the_broker_refuses_changes_nothing() -> None:
+    session = returning()
+    session.receive(Resume(session="s", have=1), 0)
+    error = ResumeNotAvailable("old", reason="window_expired")
+    assert session.receive(NotBegun(error), 0) == [Answer(Failed(error, 0))]
+    assert session.phase is Phase.HELD
+
+
 def test_every_row_of_the_table_names_a_method() -> None:
     for (phase, event), name in TABLE.items():
         assert isinstance(phase, Phase)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,17 +56,15 @@ def answering(voice: bool = True, **how: Any) -> Turn:
 
 
 def test_the_text_is_done_before_the_speech_is_whichever_ends_first() -> None:
-    for first, second in ((TextOver(ended=DONE, text="ab"), VoiceOver(DONE)),) * 1:
-        turn = answering()
-        a = turn.receive(first, 1)
-        b = turn.receive(second, 2)
-        assert [type(w) for w in said(a + b)] == [TextDone, VoiceDone]
-        turn = answering()
-        b = turn.receive(second, 1)
-        a = turn.receive(first, 2)
-        assert b == []
-        assert [type(w) for w in said(a)] == [TextDone, VoiceDone]
-        assert a[-1] == CloseTurn()
+    text, voice = TextOver(ended=DONE, text="ab"), VoiceOver(DONE)
+    turn = answering()
+    effects = [*turn.receive(text, 1), *turn.receive(voice, 2)]
+    assert [type(w) for w in said(effects)] == [TextDone, VoiceDone]
+    turn = answering()
+    assert turn.receive(voice, 1) == []
+    effects = turn.receive(text, 2)
+    assert [type(w) for w in said(effects)] == [TextDone, VoiceDone]
+    assert effects[-1] == CloseTurn()
 
 
 def test_a_voice_that_breaks_leaves_the_text_going_on() -> None:
@@ -136,6 +135,46 @@ def test_jobs_that_come_after_the_client_left_are_stopped() -> None:
     turn.receive(ASK, 0)
     assert turn.receive(Gone(), 0) == [StopTurn()]
     assert turn.receive(Started(True), 0) == [StopTurn()]
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        TextOver(ended=Ended(state="failed"), error=ForebayError("x")),
+        Slow(30),
+        Lost(ForebayError("x")),
+        Ask(session="s", prompt="a second prompt"),
+    ],
+)
+def test_what_goes_wrong_stops_both_jobs_is_told_once_and_closes(fact: Any) -> None:
+    effects = answering().receive(fact, 1)
+    assert [type(e) for e in effects] == [StopTurn, Say, CloseTurn]
+    assert isinstance(said(effects)[0], TurnFailed)
+
+
+def test_an_answer_cancelled_from_elsewhere_is_told_as_cancelled() -> None:
+    effects = answering(voice=False).receive(TextOver(ended=Ended(state="cancelled")), 1)
+    assert said(effects) == [TurnCancelled("s")]
+
+
+def test_a_refused_start_is_an_error() -> None:
+    turn = Turn(once=True)
+    turn.receive(ASK, 0)
+    effects = turn.receive(NotStarted(NoWorkers("none")), 0)
+    assert isinstance(said(effects)[0], TurnFailed)
+
+
+def test_cancel_before_a_prompt_is_an_error_only_where_there_is_one_answer() -> None:
+    assert isinstance(said(Turn(once=True).receive(Stop(), 0))[0], TurnFailed)
+    assert Turn(once=False).receive(Stop(), 0) == []
+
+
+def test_a_history_the_client_keeps_is_not_kept_twice() -> None:
+    turn = Turn(once=False)
+    turn.receive(Ask(session="s", prompt="q", messages=()), 0)
+    turn.receive(Started(False), 0)
+    turn.receive(TextOver(ended=DONE, text="a"), 1)
+    assert turn.history == []
 
 
 def test_every_row_of_the_table_names_a_method() -> None:

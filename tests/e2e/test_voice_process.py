@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import urllib.request
 from typing import Any
 
 import pytest
@@ -70,6 +71,11 @@ class Talk:
                 assert m["unit_index_start"] == first + len(text)
                 text += m["units_text"]
         return text
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read(), "utf-8")
 
 
 def talk(served: Served, path: str = "/tts") -> connect:
@@ -181,3 +187,29 @@ async def test_a_hundred_sessions_at_once_are_all_whole(served):
     async with asyncio.TaskGroup() as tasks:
         for n in range(100):
             tasks.create_task(one(n))
+
+
+async def test_a_client_that_stops_reading_hears_backpressure_once(tmp_path):
+    server = Served(
+        tmp_path,
+        "--engine",
+        "speech=synthetic:rtf=0,unit_ms=200",
+        env={"FOREBAY_SPEECH_SLOW_READER_S": "2"},
+    )
+    try:
+        server.wait_ready()
+        url = server.url.replace("http", "ws") + "/tts"
+        async with connect(url, max_size=None, max_queue=1, ping_interval=None) as ws:
+            t = Talk(ws, "slow")
+            await t.say("start", audio_format="pcm16_wav", sample_rate=48000, channels=2)
+            await t.say("text_delta", seq=1, text="x" * 400)
+            await t.say("text_end", seq=2)
+            await asyncio.sleep(5)  # reads nothing; 4 s of this audio are over a megabyte
+            assert await t.rest() == 1000
+            assert t.heard[-1]["type"] == "error"
+            assert [m["code"] for m in t.heard if m["type"] == "error"] == ["backpressure"]
+            assert len(t.units()) < 400
+        metrics = await asyncio.to_thread(read, server.url + "/metrics")
+        assert "ws_gateway_backpressure_total 1.0" in metrics
+    finally:
+        server.stop()

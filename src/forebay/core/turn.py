@@ -433,6 +433,5 @@ class Turn:
         return []
 
     def _current(self) -> _Answer:
-        if self._answer is None:
-            raise BadRequest("no answer is under way")
+        assert self._answer is not None  # `TABLE` leads here only while an answer is under way
         return self._answer

@@ -253,7 +253,9 @@ class _Conversation:
         for effect in effects:
             match effect:
                 case StartTurn():
-                    await self._carry(self._receive(await self._start(effect)))
+                    fact = await self._start(effect)
+                    if fact is not None:
+                        await self._carry(self._receive(fact))
                 case StopTurn():
                     await self._stop()
                 case _:
@@ -286,12 +288,21 @@ class _Conversation:
 
     # ---------------------------------------------------------------- starting, ending
 
-    async def _start(self, effect: StartTurn) -> TurnEvent:
-        """Submit both jobs. The text job goes first: its first word is what takes longest."""
+    async def _start(self, effect: StartTurn) -> TurnEvent | None:
+        """Make the jobs of an answer; None when it was stopped meanwhile."""
         await self._stop()
-        ask = effect.ask
-        jobs = self._jobs = _Jobs(ask)
+        jobs = self._jobs = _Jobs(effect.ask)
         jobs.asked_at = self._ctx.clock()
+        fact = await self._submit_both(jobs, effect)
+        if self._jobs is jobs:
+            return fact
+        for attachment in jobs.close():
+            await self._give_back(attachment)
+        return None
+
+    async def _submit_both(self, jobs: _Jobs, effect: StartTurn) -> TurnEvent:
+        """The text job goes first: its first word is what takes longest."""
+        ask = effect.ask
         try:
             jobs.text = await self._submit(
                 jobs,

@@ -16,6 +16,7 @@ from forebay.errors import BadRequest, Draining, ForebayError, TooLarge
 from forebay.gateway.access import header, listed_origin
 from forebay.gateway.auth import port_of
 from forebay.gateway.context import GatewayContext
+from forebay.gateway.doors import Doors
 from forebay.gateway.responses import (
     Headers,
     Receive,
@@ -44,6 +45,7 @@ class GatewayApp:
     def __init__(self, ctx: GatewayContext, routes: Iterable[Route]) -> None:
         self.ctx = ctx
         self.router = Router(routes)
+        self.doors = Doors(ctx)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -124,12 +126,22 @@ class GatewayApp:
                 "WEBSOCKET", scope["path"], port_of(scope).personality.name
             )
             self._admit(scope, route, variables)
+            if route.serves is not None:
+                await self.doors.enter(scope, *route.serves)
         except ForebayError as error:
             _log_error(error, request_id)
             self.ctx.metrics.refuse(error.code)
             await _deny(scope, receive, send, error, request_id)
             return
-        await route.handler(scope, receive, send, self.ctx)
+        if route.serves is None:
+            await route.handler(scope, receive, send, self.ctx)
+            return
+        kind = route.serves[0]
+        try:
+            watched = self.doors.watch(scope, kind, receive)
+            await route.handler(scope, watched, send, self.ctx)
+        finally:
+            self.doors.leave(scope, kind)
 
 
 class _Answer:

@@ -61,6 +61,8 @@ class GatewayContext:
     """Where this gateway listens: personality to port number."""
     expected: tuple[str, ...] = ()
     """Pools that this gateway was started for; ready means that each of them is."""
+    queue_limit: int = 1000
+    """Jobs that may wait per pool, as the broker was told."""
     draining: bool = False
     """True from SIGTERM on: no new work, and open streams should come to an end."""
     drain_watchers: list[Callable[[], None]] = field(default_factory=list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from forebay.core.kinds import Kind
+from forebay.dialects.chat import TextChat, VoiceChat
 from forebay.dialects.tts import TtsDialect
 from forebay.gateway import faces
 from forebay.gateway.auth import PUBLIC, port_of
@@ -107,18 +108,19 @@ def _openai() -> list[Route]:
 
 
 def _voice() -> list[Route]:
-    def row(path: str, handler: Handler, orchestrator: bool) -> Route:
+    def row(path: str, handler: Handler, serves: tuple[Kind, str], orchestrator: bool) -> Route:
         return Route(
             method="WEBSOCKET",
             path=path,
             handler=handler,
             needs="submit",
             works=True,
+            serves=serves,
             orchestrator=orchestrator,
         )
 
     return [
-        row("/tts", _tts, False),
-        row("/chat", _chat, True),
-        row("/ws/chat", _text_chat, True),
+        row("/tts", _tts, (Kind.SPEECH, TtsDialect.name), False),
+        row("/chat", _chat, (Kind.TEXT, VoiceChat.name), True),
+        row("/ws/chat", _text_chat, (Kind.TEXT, TextChat.name), True),
     ]

@@ -180,6 +180,7 @@ class _Gateway:
             auth=auth,
             version=version("forebay"),
             expected=tuple(spec.expected),
+            queue_limit=spec.broker.limits.queue,
         )
         metrics.pools = broker.pools
         metrics.processes = process_costs(spec.parent_pid)

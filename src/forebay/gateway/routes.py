@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from forebay.core.kinds import Kind
 from forebay.errors import BadRequest, NotFound
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.responses import Receive, Scope, Send
@@ -41,7 +42,8 @@ class Route:
     `auth.PUBLIC`. ``compat_needs``: the same on compat ports, where it differs. ``on``:
     names of the personalities that have it; None: all. ``body_bytes``: None for the
     gateway's default. ``works``: it makes work, so it is refused while draining.
-    ``orchestrator``: ``ORCH_API_KEY`` applies on compat ports.
+    ``orchestrator``: ``ORCH_API_KEY`` applies on compat ports. ``serves``: the kind of job a
+    WebSocket leads to and the dialect it speaks; its handshakes then pass the connection gate.
     """
 
     method: str
@@ -53,6 +55,7 @@ class Route:
     body_bytes: int | None = None
     works: bool = False
     orchestrator: bool = False
+    serves: tuple[Kind, str] | None = None
 
 
 class Router:

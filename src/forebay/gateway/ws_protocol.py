@@ -172,7 +172,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.listener.metrics.refuse("early_frames")
             self.transport.abort()
             return
-        self._undecoded += data
+        if not self._undecoded and len(data) <= SLICE_BYTES and self.queue.empty():
+            self.conn.receive_data(data)  # the usual case: one small frame
+            self.handle_events()
+        else:
+            self._undecoded += data
         self._decode(limit=MESSAGES_AHEAD)
 
     def _decode(self, limit: int | None) -> None:

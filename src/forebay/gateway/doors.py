@@ -1,0 +1,89 @@
+"""The connection gate of WebSocket paths: who is let in before a word was said.
+
+A refused handshake is fatal to most clients' libraries, a refused `start` is not; so a path
+that leads to one kind of job promises each handshake it accepts a place in the queue, for as
+long as a client may take to say `start` (`core.admission.Gate`). Clients that come back to a
+session pass: by name where they give one, otherwise as many as sessions are waiting for
+theirs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+from forebay.core.admission import Gate, Load
+from forebay.core.kinds import Kind
+from forebay.core.spec import PoolView
+from forebay.gateway.access import header
+from forebay.gateway.context import GatewayContext
+from forebay.gateway.responses import Receive, Scope
+
+__all__ = ["Doors"]
+
+LIVE = frozenset({"queued", "running"})
+
+
+class Doors:
+    """The gates of one gateway, one per kind of job. ``jitter``: 0..1, for Retry-After."""
+
+    def __init__(self, ctx: GatewayContext, *, jitter: Callable[[], float] = random.random) -> None:
+        self._ctx = ctx
+        self._jitter = jitter
+        self._gates: Mapping[Kind, Gate] = {kind: Gate() for kind in Kind}
+
+    async def enter(self, scope: Scope, kind: Kind, dialect: str) -> None:
+        """Let this handshake in and keep it a place, or raise why not (`Refused`).
+
+        Next: `watch` its messages, and `leave` when the connection ends."""
+        named = await self._named(scope, dialect)
+        refusal = self._gates[kind].decide(
+            scope["forebay.request_id"],
+            self._load(kind, named),
+            self._ctx.clock(),
+            jitter=self._jitter(),
+        )
+        if refusal is not None:
+            raise refusal
+
+    def watch(self, scope: Scope, kind: Kind, receive: Receive) -> Receive:
+        """``receive``, which gives the place up at the client's first message: from then on
+        the job itself is counted."""
+        waiting = True
+
+        async def watched() -> Any:
+            nonlocal waiting
+            message = await receive()
+            if waiting and message["type"] == "websocket.receive":
+                waiting = False
+                self.leave(scope, kind)
+            return message
+
+        return watched
+
+    def leave(self, scope: Scope, kind: Kind) -> None:
+        """Its place, if it still holds one, is free. Idempotent."""
+        self._gates[kind].begun(scope["forebay.request_id"])
+
+    async def _named(self, scope: Scope, dialect: str) -> bool:
+        """Whether the handshake names a live session of its tenant."""
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=100)
+        session = header(scope, b"x-forebay-session") or query.get("session_id", [""])[0]
+        if not session or len(session) > 256:
+            return False
+        found = await self._ctx.broker.find(scope["forebay.tenant"], dialect, session)
+        return found is not None and found.state in LIVE
+
+    def _load(self, kind: Kind, named: bool) -> Load:
+        pools = [pool for pool in self._ctx.broker.pools() if pool.kind == kind]
+        first = pools[0] if pools else PoolView(name=f"{kind}/", kind=kind)
+        return Load(
+            workers=first.workers,
+            queued=first.queued,
+            queue_limit=self._ctx.queue_limit,
+            named=named,
+            detached=sum(pool.detached for pool in pools),
+            drain_rate=first.drain_rate,
+        )

@@ -1,0 +1,92 @@
+"""Handshakes at a full queue: refused with words, or let in with a place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+from asgi_calls import READY, Pools, application, call, context
+from test_access import stubs
+
+from forebay.core.kinds import Kind
+from forebay.errors import QueueFull
+from forebay.gateway.doors import Doors
+
+
+@dataclass
+class Queue(Pools):
+    """A broker whose queue is as long as it is told."""
+
+    live: tuple[str, ...] = ()
+
+    async def find(self, tenant: str, dialect: str, name: str) -> Any:
+        @dataclass
+        class View:
+            state: str = "running"
+
+        return View() if (tenant, dialect) == ("local", "tts") and name in self.live else None
+
+
+def queue(queued: int, **facts: Any) -> list[Any]:
+    return [msgspec.structs.replace(READY, queued=queued, **facts)]
+
+
+def scope(number: int, **facts: Any) -> dict[str, Any]:
+    base = {"headers": [], "forebay.request_id": str(number), "forebay.tenant": "local"}
+    return {**base, **facts}
+
+
+async def test_a_full_queue_refuses_handshakes_with_503_and_retry_after() -> None:
+    broker = Queue(queue(10))
+    app = application(context(pools=broker, queue_limit=10), stubs())
+    answer = await call(app, "/tts", method="WEBSOCKET")
+    assert (answer.status, answer.json["error"]["code"]) == (503, "queue_full")
+    assert "retry-after" in answer.headers
+    broker.views = queue(9)
+    assert (await call(app, "/tts", method="WEBSOCKET")).status == 101
+    assert (await call(app, "/tts", method="WEBSOCKET")).status == 101, "the first has left"
+
+
+async def test_a_session_that_comes_back_by_name_passes() -> None:
+    app = application(context(pools=Queue(queue(10), live=("mine",)), queue_limit=10), stubs())
+    for path, headers in (
+        ("/tts?session_id=mine", {}),
+        ("/tts", {"x-forebay-session": "mine"}),
+    ):
+        assert (await call(app, path, method="WEBSOCKET", headers=headers)).status == 101
+    assert (await call(app, "/tts?session_id=other", method="WEBSOCKET")).status == 503
+    assert (
+        await call(app, "/chat?session_id=mine", method="WEBSOCKET")
+    ).status == 101  # no text queue
+
+
+async def test_an_accepted_handshake_holds_a_place_until_its_first_message() -> None:
+    now = [0.0]
+    ctx = context(pools=Queue(queue(8)), queue_limit=10, clock=lambda: now[0])
+    doors = Doors(ctx, jitter=lambda: 0.5)
+    first, second, third = scope(1), scope(2), scope(3)
+    await doors.enter(first, Kind.SPEECH, "tts")
+    await doors.enter(second, Kind.SPEECH, "tts")
+    with pytest.raises(QueueFull):
+        await doors.enter(third, Kind.SPEECH, "tts")
+
+    async def receive() -> Any:
+        return {"type": "websocket.receive", "text": "start"}
+
+    await doors.watch(first, Kind.SPEECH, receive)()
+    await doors.enter(third, Kind.SPEECH, "tts")
+    with pytest.raises(QueueFull):
+        await doors.enter(scope(4), Kind.SPEECH, "tts")
+    now[0] = 5.1  # a promise is kept for five seconds
+    await doors.enter(scope(5), Kind.SPEECH, "tts")
+
+
+async def test_as_many_strangers_pass_as_sessions_wait_for_theirs() -> None:
+    ctx = context(pools=Queue(queue(10, detached=2)), queue_limit=10)
+    doors = Doors(ctx)
+    for number in range(2):
+        await doors.enter(scope(number), Kind.SPEECH, "tts")
+    with pytest.raises(QueueFull):
+        await doors.enter(scope(3), Kind.SPEECH, "tts")

@@ -28,6 +28,7 @@ __all__ = [
 
 SENTENCE = frozenset(".!?。！？…｡．؟۔।॥။።‼⁇⁈⁉\n")
 CLAUSE = frozenset(",;:，；：、､﹑،؛፣၊—")
+WIDE = frozenset("。！？，；：、､｡﹑")
 CLOSERS = frozenset("\"')]}»”’›」』】》〉）］｝﹂﹄〕｣")
 OPENERS = frozenset("([{«“‘‹「『【《〈（［｛﹁﹃〔｢")
 NUMBER_JOINTS = frozenset(".,:'’．，：/-")
@@ -273,7 +274,9 @@ def _judge(text: str, start: int, end: int, open_end: bool) -> Mark | None:
     if run[0] == "." and CLAUSE.issuperset(run[1:]) and _abbreviates(text, start, open_end):
         sentence = False  # "e.g., this"
     if open_end and full_end == closed == len(text):
-        return Mark(full_end, sentence, False, closed > end or run[-1] not in ".:")
+        # Nobody waits for what follows a full-width mark: a closing quote that comes later is
+        # silent, and leads the next segment unheard.
+        return Mark(full_end, sentence, run[-1] in WIDE, closed > end or run[-1] not in ".:")
     return Mark(full_end, sentence, True)
 
 

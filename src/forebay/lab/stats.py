@@ -27,10 +27,10 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     """p50, p95, p99, max and count of seconds, given in milliseconds."""
     return {
         "count": len(values),
-        "p50_ms": round(percentile(values, 50) * 1000, 1),
-        "p95_ms": round(percentile(values, 95) * 1000, 1),
-        "p99_ms": round(percentile(values, 99) * 1000, 1),
-        "max_ms": round(max(values, default=0.0) * 1000, 1),
+        "p50_ms": round(percentile(values, 50) * 1000, 2),
+        "p95_ms": round(percentile(values, 95) * 1000, 2),
+        "p99_ms": round(percentile(values, 99) * 1000, 2),
+        "max_ms": round(max(values, default=0.0) * 1000, 2),
     }
 
 

@@ -244,7 +244,10 @@ class Hub:
                 for reader in tuple(readers):
                     reader.hear(push)
         for sink in tuple(self._listeners.get(push.job, ())):
-            sink(push)
+            try:
+                sink(push)
+            except Exception as error:  # noqa: BLE001 - one listener's bug is not the broker's
+                log.error("listener.failed", job=push.job, error=type(error).__name__)
 
     # --------------------------------------------------------- delivered positions
 

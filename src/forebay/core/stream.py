@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 T = TypeVar("T", bound=Input | Output)
+LAST = (Ended, End)  # nothing follows one of these
 
 
 def tag_of(item: Input | Output) -> str:
@@ -103,10 +104,13 @@ class _Counter:
         self.offsets: list[int] = []
         self.trimmed = start  # the counter at the last event no longer kept
 
-    def add(self, value: int, offset: int) -> None:
-        if value > (self.values[-1] if self.values else self.trimmed):
-            self.values.append(value)
-            self.offsets.append(offset)
+    def add(self, value: int, offset: int) -> bool:
+        """Whether ``value`` is a rise; a counter that stands still or falls is not."""
+        if value <= (self.values[-1] if self.values else self.trimmed):
+            return False
+        self.values.append(value)
+        self.offsets.append(offset)
+        return True
 
     def last_at(self, value: int) -> int:
         """Offset of the last kept event that raised the counter to at most ``value``; 0 if
@@ -177,7 +181,7 @@ class StreamLog(Generic[T]):
                     offset=item.offset,
                     expected=expected,
                 )
-            if self.ended or (isinstance(item, Ended | End) and item is not items[-1]):
+            if self.ended or (isinstance(item, LAST) and item is not items[-1]):
                 raise Fenced("nothing may be appended after the end", offset=item.offset)
         sizes = [size_of(item) for item in items]  # may raise, so before anything changes
         for item, size in zip(items, sizes, strict=True):
@@ -197,9 +201,10 @@ class StreamLog(Generic[T]):
             counter = self._counters.get(name)
             if counter is None:
                 counter = self._counters[name] = _Counter(0)
-            counter.add(value, item.offset)
-            self.marks[name] = max(value, self.marks.get(name, 0))
-        if isinstance(item, Ended | End):
+                self.marks[name] = 0
+            if counter.add(value, item.offset):
+                self.marks[name] = value
+        if isinstance(item, LAST):
             self.ended = True
 
     def _fade(self, offset: int) -> None:
@@ -274,10 +279,13 @@ class StreamLog(Generic[T]):
         ``delivered``: last offset sent to the attached reader (with several, the furthest
         behind). The newest event always stays, so an ended stream never looks cut.
         """
+        over = max(self._over_bytes(), self._over_marks())
+        if over < self.first:
+            return 0
         limit = self.head - 1
         if self.window.keep_undelivered:
             limit = min(limit, delivered)
-        return self.drop_through(min(limit, max(self._over_bytes(), self._over_marks())))
+        return self.drop_through(min(limit, over))
 
     def _over_bytes(self) -> int:
         """Last offset that must go so that the rest fits ``max_bytes``; 0 if none."""

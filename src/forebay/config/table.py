@@ -163,6 +163,14 @@ LIMITS: tuple[Setting[Any], ...] = (
         high=3600,
     ),
     declare.number(
+        "limits.first_message_s",
+        _gateway.first_message_s or 0,
+        "From a WebSocket's handshake to its first message, on the main port.",
+        unit="s",
+        low=0.1,
+        high=3600,
+    ),
+    declare.number(
         "limits.keep_alive_s",
         _gateway.keep_alive_s,
         "Silence between two requests of one connection.",

@@ -30,7 +30,7 @@ test: setup ## Every test, with what they need
 check: setup ## Format, lint, types, import rules, lengths, docs, core coverage, wheel
 	@PYTHON="$(PYTHON)" bash scripts/check.sh
 
-bench: setup ## The figures of benchmarks/, one file per claim
+bench: setup ## The figures of benchmarks/, one file per claim; ARGS="NAME ..." for some
 	@PYTHON="$(PYTHON)" bash scripts/bench.sh $(ARGS)
 
 soak: setup ## The long runs: mixed load with injected faults for SOAK_MINUTES (default 30)

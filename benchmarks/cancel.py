@@ -10,6 +10,7 @@ import asyncio
 import random
 import re
 import secrets
+import time
 import urllib.request
 
 import aiohttp
@@ -24,7 +25,6 @@ TEXT = "A long sentence that keeps the voice busy while somebody decides to stop
 
 async def once(http: aiohttp.ClientSession, url: str) -> tuple[float, int]:
     """Seconds from cancel to tts_end, and audio frames that came after tts_end."""
-    loop = asyncio.get_running_loop()
     state = SpeechState(secrets.token_hex(16))
     async with http.ws_connect(url, compress=0) as socket:
 
@@ -35,7 +35,7 @@ async def once(http: aiohttp.ClientSession, url: str) -> tuple[float, int]:
         await socket.receive()
         await say(state.delta(TEXT))
         await asyncio.sleep(random.uniform(0.05, 0.6))
-        at = loop.time()
+        at = time.monotonic()
         await say(state.cancel())
         late = 0
         while True:
@@ -47,7 +47,7 @@ async def once(http: aiohttp.ClientSession, url: str) -> tuple[float, int]:
                 if not found["cancelled"]:
                     raise RuntimeError("tts_end did not say cancelled")
                 break
-        took = loop.time() - at
+        took = time.monotonic() - at
         async for message in socket:
             late += message.type is aiohttp.WSMsgType.TEXT
         return took, late

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
+import time
 
 import aiohttp
 import msgspec
@@ -23,10 +24,9 @@ PROMPTS = (
 
 
 async def ask(http: aiohttp.ClientSession, url: str, prompt: str) -> dict[str, float]:
-    loop = asyncio.get_running_loop()
     found: dict[str, float] = {"audio_s": 0.0, "chars": 0.0}
     async with http.ws_connect(url, compress=0, max_msg_size=1 << 20) as socket:
-        at = loop.time()
+        at = time.monotonic()
         first = {
             "prompt": prompt,
             "session_id": secrets.token_hex(16),
@@ -37,7 +37,7 @@ async def ask(http: aiohttp.ClientSession, url: str, prompt: str) -> dict[str, f
         await socket.send_str(msgspec.json.encode(first).decode())
         async for message in socket:
             said = msgspec.json.decode(message.data)
-            now = loop.time() - at
+            now = time.monotonic() - at
             match said["type"]:
                 case "llm_delta":
                     found.setdefault("word_s", now)

@@ -80,7 +80,7 @@ async def main() -> int:
             running = [asyncio.ensure_future(s.run(http)) for s in speakers]
             await asyncio.sleep(2)
             for _ in range(wanted.kills):
-                while await ready_spares(server) < 1:
+                while await ready_spares(server) < 1:  # noqa: ASYNC110 - over HTTP
                     await asyncio.sleep(0.05)
                 await asyncio.sleep(random.uniform(0.2, 0.8))
                 victim = await asyncio.to_thread(oldest_worker, server)

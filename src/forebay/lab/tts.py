@@ -154,13 +154,13 @@ async def run(
         await server.begin()
         users = [User(plan, http) for plan in plans(options, texts)]
         outcomes = [user.outcome for user in users]
-        begin = asyncio.get_running_loop().time()
+        begin = time.monotonic()
         ticker = asyncio.ensure_future(_tick(outcomes, begin, progress))
         try:
             await asyncio.gather(*(user.run() for user in users))
         finally:
             ticker.cancel()
-        took_s = asyncio.get_running_loop().time() - begin
+        took_s = time.monotonic() - begin
         result.figures["server"] = await server.end()
     result.figures.update(figures(outcomes, begin, took_s))
     result.points = sorted((at - begin, s) for o in outcomes for at, s in o.latencies)
@@ -174,7 +174,7 @@ async def _tick(
     progress: Callable[[Sequence[Outcome], float], None] | None,
 ) -> None:
     while progress is not None:
-        progress(outcomes, asyncio.get_running_loop().time() - begin)
+        progress(outcomes, time.monotonic() - begin)
         await asyncio.sleep(0.5)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +76,6 @@ class User:
         self.plan = plan
         self.outcome = Outcome()
         self._http = http
-        self._loop = asyncio.get_running_loop()
         self._state = SpeechState(secrets.token_hex(16), plan.sample_rate)
         self._ws: aiohttp.ClientWebSocketResponse | None = None
         self._sent_at: list[float] = []  # per unit
@@ -124,7 +124,7 @@ class User:
                 await self._reconnect()
 
     async def _read(self, message: dict[str, Any]) -> None:
-        now = self._loop.time()
+        now = time.monotonic()
         match message.get("type"):
             case "audio_chunk":
                 if self._cancelled_at is not None:
@@ -205,7 +205,7 @@ class User:
     async def _reconnect(self) -> None:
         self._up.clear()
         if self._dropped_at is None:
-            self._dropped_at = self._loop.time()
+            self._dropped_at = time.monotonic()
             if "disconnect" not in self.outcome.injected:
                 code = self._ws.close_code if self._ws is not None else None
                 if code not in {1001, 1006, 1012}:
@@ -239,15 +239,15 @@ class User:
     async def _type(self) -> None:
         """One unit every 1/cps seconds; late ticks are sent together, never skipped."""
         await self._up.wait()
-        begin = self._loop.time()
+        begin = time.monotonic()
         text, at = self.plan.text, 0
         while at < len(text) and not self._state.cancelled:
-            now = self._loop.time()
+            now = time.monotonic()
             due = min(len(text), int((now - begin) * self.plan.cps) + 1)
             if due > at:
                 await self._say(text[at:due], now)
                 at = due
-            await asyncio.sleep(max(0.0, begin + at / self.plan.cps - self._loop.time()))
+            await asyncio.sleep(max(0.0, begin + at / self.plan.cps - time.monotonic()))
         if not self._state.cancelled:
             message = self._state.end()
             if self._up.is_set():
@@ -263,15 +263,15 @@ class User:
 
     async def _misbehave(self) -> None:
         await self._up.wait()
-        begin = self._loop.time()
+        begin = time.monotonic()
         for fault in sorted(self.plan.faults, key=lambda f: f.at_s):
-            await asyncio.sleep(max(0.0, begin + fault.at_s - self._loop.time()))
+            await asyncio.sleep(max(0.0, begin + fault.at_s - time.monotonic()))
             self.outcome.injected.append(fault.kind)
             if fault.kind == "disconnect":
                 self._drop()
             elif fault.kind == "cancel":
                 await self._up.wait()
-                self._cancelled_at = self._loop.time()
+                self._cancelled_at = time.monotonic()
                 await self._send(self._state.cancel())
             else:
                 self._resume_reading.clear()
@@ -281,7 +281,7 @@ class User:
     def _drop(self) -> None:
         """Cut the line as a lost network does: no close frame."""
         self._up.clear()
-        self._dropped_at = self._loop.time()
+        self._dropped_at = time.monotonic()
         line = self._ws.get_extra_info("socket") if self._ws is not None else None
         if line is not None:
             line.shutdown(socket.SHUT_RDWR)

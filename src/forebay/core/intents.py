@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from forebay.core.events import InputItem
+from forebay.core.events import InputItem, Sound
 from forebay.core.spec import JobView
 from forebay.errors import ForebayError
 
@@ -39,6 +39,7 @@ __all__ = [
     "Found",
     "From",
     "Gone",
+    "Hear",
     "Intent",
     "Lookup",
     "Lost",
@@ -54,6 +55,7 @@ __all__ = [
     "Submit",
     "Superseded",
     "Tick",
+    "Took",
     "Unread",
 ]
 
@@ -89,6 +91,18 @@ class Feed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hear:
+    """Audio to be recognised: one chunk of the client's, whole, as one item or several.
+
+    ``units``: samples in it, as far as that is known before it is decoded."""
+
+    session: str
+    sounds: tuple[Sound, ...]
+    seq: int
+    units: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndInput:
     session: str
     seq: int
@@ -108,7 +122,7 @@ class Resume:
     have: int
 
 
-Intent = Open | Feed | EndInput | Cancel | Resume
+Intent = Open | Feed | Hear | EndInput | Cancel | Resume
 
 
 # --------------------------------------------------------------------------- facts
@@ -134,6 +148,7 @@ class Stored:
     """Answer to `Append`: ``units`` the store now has of this job's input."""
 
     units: int
+    tell: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +260,13 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Append input; report `Stored`. ``units``: cumulative through these items."""
+    """Append input; report `Stored`. ``units``: cumulative through these items. ``tell``:
+    comes back in `Stored`, so that the client is told once the store has it."""
 
     items: Sequence[InputItem]
-    pos: int
+    pos: int | None
     units: int
+    tell: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,10 +322,17 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Took:
+    """The client's input ``seq`` is in the store."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Encode this in the dialect's words and send it."""
 
-    what: Started | Finished | Failed
+    what: Started | Finished | Failed | Took
 
 
 @dataclass(frozen=True, slots=True)

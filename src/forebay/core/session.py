@@ -48,6 +48,7 @@ from forebay.core.intents import (
     Found,
     From,
     Gone,
+    Hear,
     Intent,
     Lookup,
     Lost,
@@ -63,6 +64,7 @@ from forebay.core.intents import (
     Submit,
     Superseded,
     Tick,
+    Took,
     Unread,
 )
 from forebay.core.spec import JobView
@@ -86,11 +88,16 @@ Effects = list[Effect]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How one dialect deviates. ``silence_s``: after so long without a message a held live
-    job is delivered; 0: at once. ``over_code``: the close code of a session that ended."""
+    """How one dialect deviates.
+
+    ``silence_s``: after so long without a message a held live job is delivered; 0: at once.
+    ``over_code``: the close code of a session that ended; None: the connection stays, for
+    others, and a mistake ends nothing. ``acknowledges``: input is answered with `Took` once
+    the store has it, and its end has no number of its own."""
 
     silence_s: float = 1.0
-    over_code: int = 1000
+    over_code: int | None = 1000
+    acknowledges: bool = False
 
 
 LIVE = (Phase.HELD, Phase.STREAMING, Phase.FLUSHING)
@@ -103,6 +110,7 @@ TABLE: dict[tuple[Phase, type], str] = {
     (Phase.OPENING, Refuse): "_refused",
     (Phase.HELD, Resume): "_resume",
     (Phase.HELD, Feed): "_feed_held",
+    (Phase.HELD, Hear): "_feed_held",
     (Phase.HELD, EndInput): "_end_held",
     (Phase.HELD, Begun): "_begun",
     (Phase.HELD, NotBegun): "_not_begun",
@@ -110,10 +118,12 @@ TABLE: dict[tuple[Phase, type], str] = {
     (Phase.HELD, Tick): "_silence",
     (Phase.STREAMING, Resume): "_resume",
     (Phase.STREAMING, Feed): "_feed",
+    (Phase.STREAMING, Hear): "_hear",
     (Phase.STREAMING, EndInput): "_end",
     (Phase.STREAMING, NotBegun): "_not_begun",
     (Phase.FLUSHING, Resume): "_resume",
-    (Phase.FLUSHING, Feed): "_late_text",
+    (Phase.FLUSHING, Feed): "_late",
+    (Phase.FLUSHING, Hear): "_late",
     (Phase.FLUSHING, EndInput): "_nothing",
     (Phase.FLUSHING, NotBegun): "_not_begun",
     **{(p, Stored): "_stored" for p in LIVE},
@@ -128,7 +138,7 @@ TABLE: dict[tuple[Phase, type], str] = {
     **{(p, Gone): "_gone" for p in OPEN},
     (Phase.CLOSED, Attached): "_too_late",
 }
-INTENTS = (Open, Feed, EndInput, Cancel, Resume)
+INTENTS = (Open, Feed, Hear, EndInput, Cancel, Resume)
 
 
 class Session:
@@ -141,6 +151,7 @@ class Session:
     """
 
     __slots__ = (
+        "_cancelled_by_client",
         "_ended_input",
         "_job_over",
         "_number",
@@ -171,7 +182,8 @@ class Session:
         self._ended_input = False
         self._job_over = False  # the job held is over
         self._told = False  # the client has had its answer to `Open`
-        self._pending: Feed | None = None  # the text that begins a new job
+        self._cancelled_by_client = False
+        self._pending: Feed | Hear | None = None  # the input that begins a new job
 
     def open(self) -> Effects:
         """Carry these out first."""
@@ -180,8 +192,8 @@ class Session:
     def receive(self, event: Event, now: float) -> Effects:
         """Take one event. Returns what the caller must do, in order."""
         if self.phase is Phase.CLOSED and isinstance(event, INTENTS):
-            return []  # the client spoke before it heard that this is over
-        if isinstance(event, Feed | EndInput | Cancel):
+            return self._after_end(event)
+        if isinstance(event, Feed | Hear | EndInput | Cancel):
             self.seq = event.seq
         name = TABLE.get((self.phase, type(event)))
         if name is not None:
@@ -189,8 +201,16 @@ class Session:
             return effects
         if isinstance(event, INTENTS):
             word = type(event).__name__.lower()
-            return self._fail(BadRequest(f"{word} is not possible while {self.phase.value}"))
+            return self._mistake(BadRequest(f"{word} is not possible while {self.phase.value}"))
         return []
+
+    def _after_end(self, event: Event) -> Effects:
+        """The client spoke before it heard that this is over; where the connection stays,
+        it may have heard, and is told again."""
+        if self._rules.over_code is not None or self._cancelled_by_client:
+            return []
+        error = BadRequest("this session is over", session=self.name, reason="unknown_session")
+        return [Answer(Failed(error, event.seq if isinstance(event, Feed | Hear) else self.seq))]
 
     # --------------------------------------------------------------------- opening
 
@@ -212,6 +232,7 @@ class Session:
         self._seen = view.client_pos if view.input_head else -1
         self._ended_input = view.input_ended
         self._job_over = _is_over(view)
+        unheard = self._job_over and self._rules.silence_s == 0 and view.delivered < view.head
         told, self._told = self._told, True
         effects: Effects = []
         if not told:
@@ -221,7 +242,9 @@ class Session:
             effects.append(Deliver(From.START))
         else:
             self.phase = Phase.HELD
-            self.deadline = None if self._job_over else now + self._rules.silence_s
+            self.deadline = None
+            if unheard or not self._job_over:
+                self.deadline = now + self._rules.silence_s
         pending, self._pending = self._pending, None
         return effects if pending is None else [*effects, *self.receive(pending, now)]
 
@@ -240,7 +263,7 @@ class Session:
         self._reading()
         return [Deliver(From.DELIVERED)]
 
-    def _feed_held(self, event: Feed, now: float) -> Effects:
+    def _feed_held(self, event: Feed | Hear, now: float) -> Effects:
         if self._job_over:
             self.phase = Phase.OPENING
             self.deadline = None
@@ -289,19 +312,24 @@ class Session:
         item = Text(text=event.text, unit=self.units, seq=event.seq)
         return [Append((item,), event.seq, total)]
 
+    def _hear(self, event: Hear, now: float) -> Effects:
+        return [Append(event.sounds, event.seq, self.units + event.units, tell=True)]
+
     def _stored(self, event: Stored, now: float) -> Effects:
         self.units = event.units
-        return []
+        return [Answer(Took(self.seq))] if event.tell and self._rules.acknowledges else []
 
     def _end(self, event: EndInput, now: float) -> Effects:
         self.phase = Phase.FLUSHING
         self._ended_input = True
-        return [Append((End(seq=event.seq),), event.seq, self.units)]
+        pos = None if self._rules.acknowledges else event.seq
+        return [Append((End(seq=event.seq),), pos, self.units)]
 
-    def _late_text(self, event: Feed, now: float) -> Effects:
-        if event.seq <= self._seen:
-            return []  # a repeat from before the connection was lost
-        return self._fail(BadRequest("text after the end of the text"))
+    def _late(self, event: Feed | Hear, now: float) -> Effects:
+        if event.seq <= self._seen:  # a repeat from before the connection was lost
+            return [Answer(Took(event.seq))] if self._rules.acknowledges else []
+        word = "text" if isinstance(event, Feed) else "audio"
+        return self._mistake(BadRequest(f"{word} after the end of the {word}"))
 
     def _nothing(self, event: Event, now: float) -> Effects:
         return []
@@ -311,6 +339,7 @@ class Session:
     def _cancel(self, event: Cancel, now: float) -> Effects:
         self.phase = Phase.CANCELLING
         self.deadline = None
+        self._cancelled_by_client = True
         return [StopDelivery(), CancelJob()]
 
     def _cancelled(self, event: Cancelled, now: float) -> Effects:
@@ -327,7 +356,7 @@ class Session:
         return [ExpireJob(error), *self._fail(error)]
 
     def _lost(self, event: Lost, now: float) -> Effects:
-        if not isinstance(event.error, ResumeNotAvailable):
+        if not isinstance(event.error, ResumeNotAvailable) or self._rules.over_code is None:
             return self._fail(event.error)
         self.phase = Phase.HELD
         return [StopDelivery(), Answer(Failed(event.error, self.seq))]
@@ -345,7 +374,16 @@ class Session:
         return [StopDelivery(), Detach()] if self.job else []
 
     def _refused(self, event: Refuse, now: float) -> Effects:
+        if self.phase in LIVE and isinstance(event.error, BadRequest):
+            return self._mistake(event.error)
         return self._fail(event.error)
+
+    def _mistake(self, error: BadRequest) -> Effects:
+        """What the client sent cannot be taken; only where the connection is the session's
+        own does that end it."""
+        if self._rules.over_code is None:
+            return [Answer(Failed(error, self.seq))]
+        return self._fail(error)
 
     def _fail(self, error: ForebayError) -> Effects:
         return self._end_with(Answer(Failed(error, self.seq)))
@@ -354,7 +392,9 @@ class Session:
         self.phase = Phase.CLOSED
         self.deadline = None
         held: Effects = [Detach()] if self.job else []
-        return [StopDelivery(), *answers, Close(self._rules.over_code), *held]
+        code = self._rules.over_code
+        close: Effects = [Close(code)] if code is not None else []
+        return [StopDelivery(), *answers, *close, *held]
 
 
 def _is_over(view: JobView) -> bool:
@@ -375,15 +415,27 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._open.values()))
 
+    @property
+    def _keeps_connection(self) -> bool:
+        return self._rules is not None and self._rules.over_code is None
+
     def choose(self, intent: Intent) -> tuple[Session, list[Session]]:
         """The session that ``intent`` is for, and those that must be told `Gone` first.
 
         For an `Open` the session is new: carry out `Session.open`. Raises `BadRequest` for
-        anything said before `Open` or to a session this connection does not hold.
+        anything said before `Open`, to a session this connection does not hold, or, where
+        the connection outlives its sessions, for one more than ``limit``.
         """
         if isinstance(intent, Open):
-            leaving = [s for s in self if s.name == intent.session]
-            others = [s for s in self if s.name != intent.session]
+            done = (Phase.CLOSED,) if self._keeps_connection else ()
+            leaving = [s for s in self if s.name == intent.session or s.phase in done]
+            others = [s for s in self if s not in leaving]
+            if self._keeps_connection and len(others) >= self.limit:
+                raise BadRequest(
+                    f"{len(others)} sessions are open on this connection, "
+                    f"expected no more than {self.limit}",
+                    session=intent.session,
+                )
             leaving += others[: max(0, len(others) + 1 - self.limit)]
             for session in leaving:
                 del self._open[session.name]
@@ -393,5 +445,7 @@ class Sessions:
         found = self._open.get(intent.session)
         if found is None:
             said = "no session was started" if not self._open else "that session is not this one"
-            raise BadRequest(f"{said} on this connection")
+            raise BadRequest(
+                f"{said} on this connection", session=intent.session, reason="unknown_session"
+            )
         return found, []

@@ -11,15 +11,16 @@ before, so any gateway can go on where another stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from forebay.core.events import Ended, OutputEvent
-from forebay.core.intents import Failed, Finished, Intent, Started
+from forebay.core.intents import Failed, Finished, Intent, Started, Took
 from forebay.core.kinds import Kind
+from forebay.core.session import Rules
 from forebay.core.spec import QueuePlace
 from forebay.errors import BadRequest, ForebayError, by_code
 
@@ -31,21 +32,30 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """The session an answer or event belongs to: its client's name and the job's parameters."""
+    """The session an answer or event belongs to: its client's name and the job's parameters.
+
+    ``age_s``: seconds from the job's beginning to now, or to its end. ``pending``: jobs that
+    wait for the same model, where that is asked for (`SessionDialect.place`)."""
 
     session: str
     params: Mapping[str, Any]
+    age_s: Callable[[], float] = lambda: 0.0
+    pending: int = 0
 
 
 class SessionDialect(Protocol):
     """A WebSocket protocol whose sessions are resumable jobs of one kind (`/tts`).
 
-    ``concurrent``: how many sessions one connection may hold; one more leaves the oldest.
+    ``concurrent``: how many sessions one connection may hold; one more leaves the oldest, or
+    is refused, as ``rules`` has it. ``notice_gap_s``: queue news is not sent sooner than this
+    after the session's last message.
     """
 
     name: str
     kind: Kind
     concurrent: int
+    rules: Rules
+    notice_gap_s: float
 
     def receive(self, state: Any, frame: Frame) -> tuple[Any, Sequence[Intent]]:
         """Translate one frame. ``state`` is None for a connection's first one.
@@ -56,10 +66,11 @@ class SessionDialect(Protocol):
     def encode(self, event: OutputEvent, about: About, *, have: int = 0) -> Sequence[Frame]:
         """The frames of one output event, trimmed to what a client with ``have`` lacks."""
 
-    def answer(self, what: Started | Finished | Failed, about: About) -> Sequence[Frame]: ...
+    def answer(self, what: Started | Finished | Failed | Took, about: About) -> Sequence[Frame]: ...
 
     def refuse(self, state: Any, error: ForebayError) -> Sequence[Frame]:
-        """The frames of an error that concerns the connection as it stands."""
+        """The frames of an error that concerns the connection as it stands, which then
+        ends, unless ``rules`` keep it."""
 
     def word(self, error: ForebayError) -> str:
         """What an error is called on this wire; metrics count by it."""

@@ -28,8 +28,10 @@ from forebay.core.intents import (
     Open,
     Resume,
     Started,
+    Took,
 )
 from forebay.core.kinds import Kind
+from forebay.core.session import Rules
 from forebay.core.spec import QueuePlace
 from forebay.dialects import About, Frame, decode, error_of
 from forebay.errors import (
@@ -228,6 +230,8 @@ class TtsDialect:
     name = "tts"
     kind = Kind.SPEECH
     concurrent = 1
+    rules = Rules()
+    notice_gap_s = 0.0
 
     def __init__(self, ttl_s: float = 120.0) -> None:
         self.ttl_s = float(ttl_s)
@@ -314,8 +318,10 @@ class TtsDialect:
             return _text(TtsEnd(session_id=about.session, seq=event.seq, cancelled=cancelled))
         return error_frame(error_of(event), about.session, event.seq)
 
-    def answer(self, what: Started | Finished | Failed, about: About) -> Sequence[Frame]:
+    def answer(self, what: Started | Finished | Failed | Took, about: About) -> Sequence[Frame]:
         match what:
+            case Took():
+                return ()  # the original acknowledges no text
             case Started():
                 return (self._ack(what, about.session, about.params),)
             case Finished():

@@ -131,12 +131,17 @@ async def serve_websocket(
     *,
     tenant: str = "local",
     first_message_s: float | None = None,
+    message_bytes: int | None = None,
 ) -> None:
     """Serve one connection to its end.
 
     Gates and keys have been passed. ``first_message_s``: close 4408 when the client says
-    nothing for so long after the accept; None: it may take its time.
+    nothing for so long after the accept; None: it may take its time. ``message_bytes``: the
+    largest message taken, where this path has a bound of its own.
     """
+    set_limit = getattr(scope.get("forebay.wire"), "take_messages_of", None)
+    if set_limit is not None and message_bytes is not None:
+        set_limit(message_bytes)
     async with AsyncExitStack() as stack:
         wire = await accepted_wire(stack, scope, receive, send)
         if wire is None:
@@ -166,7 +171,7 @@ class _Connection:
         self._wire = wire
         self._tenant = tenant
         self._state: Any = None
-        self._sessions = Sessions(dialect.concurrent)
+        self._sessions = Sessions(dialect.concurrent, dialect.rules)
         self._holds: dict[str, Hold] = {}
 
     async def run(self, frames: Frames, first_message_s: float | None) -> None:
@@ -196,7 +201,8 @@ class _Connection:
     def _refuse(self, error: ForebayError) -> None:
         self._ctx.metrics.error(self._dialect.word(error))
         self._send(self._dialect.refuse(self._state, error))
-        self._wire.close(1000)
+        if self._dialect.rules.over_code is not None:
+            self._wire.close(1000)
 
     def _send(self, out: Sequence[Frame]) -> None:
         for frame in out:

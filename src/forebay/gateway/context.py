@@ -63,6 +63,8 @@ class GatewayContext:
     """Pools that this gateway was started for; ready means that each of them is."""
     queue_limit: int = 1000
     """Jobs that may wait per pool, as the broker was told."""
+    queue_notice_threshold: int = 0
+    """Jobs that must wait before clients of `/ws/asr` are told of the queue."""
     draining: bool = False
     """True from SIGTERM on: no new work, and open streams should come to an end."""
     drain_watchers: list[Callable[[], None]] = field(default_factory=list)

@@ -8,7 +8,9 @@ never waits: what is quick is done at once and the rest in the hub's task group.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -48,8 +50,9 @@ from forebay.core.intents import (
     Tick,
     Unread,
 )
+from forebay.core.kinds import SlowRule
 from forebay.core.session import Phase, Session
-from forebay.core.spec import JobView
+from forebay.core.spec import JobView, QueuePlace
 from forebay.dialects import About, Frame, SessionDialect, error_of
 from forebay.errors import (
     BadRequest,
@@ -61,6 +64,7 @@ from forebay.errors import (
 )
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.hub import AudioPace, Reader
+from forebay.gateway.notices import Notices
 from forebay.gateway.wire import Wire
 
 __all__ = ["Hold"]
@@ -91,7 +95,10 @@ class Hold:
         self._dialect = dialect
         self._wire = wire
         self._row = ctx.rows[dialect.kind]
-        self._about = About(session=session.name, params=params)
+        if self._row.slow is SlowRule.COALESCE:
+            # What is not replaced is kept by the broker: a reader may take its time.
+            self._row = replace(self._row, slow_reader_s=math.inf)
+        self._about = About(session=session.name, params=params, age_s=self._age_s)
         self._tenant = tenant
         self._model = model
         self._state = state
@@ -104,7 +111,7 @@ class Hold:
         self._timer_at: float | None = None
         self._first_text_at: float | None = None
         self._fresh = False
-        self._waits = False  # the client was told a queue place
+        self._notices = Notices(ctx, dialect.notice_gap_s, self._tell_place)
         self._awaited: dict[type, Callable[[Any], Awaitable[Fact]]] = {
             Lookup: self._lookup,
             Submit: self._submit,
@@ -218,6 +225,24 @@ class Hold:
     def _send(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             self._wire.send(frame)
+        if frames:
+            self._notices.spoke()
+
+    def _tell_place(self, place: QueuePlace | None) -> None:
+        about = self._about
+        if place is not None and self._view is not None:
+            pool = self._view.spec.pool
+            waiting = [p.queued for p in self._ctx.broker.pools() if p.name == pool]
+            about = replace(about, pending=sum(waiting))
+        self._send(self._dialect.place(self._state(), place, about))
+
+    def _age_s(self) -> float:
+        """How old the job is, or became."""
+        view = self._view
+        if view is None:
+            return 0.0
+        until = self._ctx.clock() if view.ended_s is None else view.ended_s
+        return max(0.0, until - view.created_s)
 
     def _note_start(self, what: Started) -> None:
         self._fresh = what.fresh
@@ -274,7 +299,7 @@ class Hold:
                 raise
             return None  # the job ended while this was on its way; its end is what they hear
         self.full = ack.over
-        return Stored(ack.units)
+        return Stored(ack.units, effect.tell)
 
     async def _deliver(self, effect: Deliver) -> Fact:
         view = self._view
@@ -288,7 +313,10 @@ class Hold:
         try:
             if effect.start is From.DELIVERED:
                 await self._ctx.hub.flush_delivered()
-                after = (await self._ctx.broker.status(job)).delivered
+                now = await self._ctx.broker.status(job)
+                after = now.delivered
+                if now.ended_s is not None:  # its end is told again to whoever asks
+                    after = max(0, min(after, now.head - 1))
             elif effect.start is From.MARK:
                 after, mark = None, (self._row.counter, effect.value)
                 await self._ctx.broker.read_after_mark(job, *mark, limit=1)
@@ -321,6 +349,7 @@ class Hold:
 
     async def _detach(self, effect: Detach) -> Fact:
         attachment, self._attachment = self._attachment, None
+        self._notices.stop()
         if self._unlisten is not None:
             self._unlisten()
             self._unlisten = None
@@ -369,6 +398,7 @@ class Hold:
         self.tell(Over())
 
     def _on_sent(self, event: OutputEvent) -> None:
+        self._notices.spoke()
         if self._first_text_at is not None and isinstance(event, Audio):
             self._ctx.metrics.ttfa(self._ctx.clock() - self._first_text_at)
             self._first_text_at = None
@@ -381,8 +411,6 @@ class Hold:
             case OutputPush() if push.events and isinstance(push.events[-1], Ended):
                 self.tell(Unread())
             case PlacePush():
-                self._waits = True
-                self._send(self._dialect.place(self._state(), push.place, self._about))
-            case LeasePush() if push.running and self._waits:
-                self._waits = False
-                self._send(self._dialect.place(self._state(), None, self._about))
+                self._notices.waits(push.place)
+            case LeasePush() if push.running:
+                self._notices.begun()

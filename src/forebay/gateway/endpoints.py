@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from forebay.core.kinds import Kind
+from forebay.dialects.asr import AsrDialect
 from forebay.dialects.chat import TextChat, VoiceChat
 from forebay.dialects.tts import TtsDialect
 from forebay.gateway import faces
@@ -19,6 +20,7 @@ from forebay.gateway.routes import Handler, Route
 __all__ = ["routes"]
 
 CONSOLES = frozenset({"main", "voice", "voice-alt"})
+ASR_MESSAGE_BYTES = 16 * 1024 * 1024
 WORKING_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -32,6 +34,20 @@ async def _tts(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) 
         dialect,
         tenant=scope["forebay.tenant"],
         first_message_s=_first_message_s(scope, ctx),
+    )
+
+
+async def _asr(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    dialect = AsrDialect(new_id=ctx.new_id, notice_threshold=ctx.queue_notice_threshold)
+    await serve_websocket(
+        scope,
+        receive,
+        send,
+        ctx,
+        dialect,
+        tenant=scope["forebay.tenant"],
+        first_message_s=_first_message_s(scope, ctx),
+        message_bytes=ASR_MESSAGE_BYTES,
     )
 
 
@@ -120,6 +136,7 @@ def _voice() -> list[Route]:
         )
 
     return [
+        row("/ws/asr", _asr, (Kind.RECOGNITION, AsrDialect.name), False),
         row("/tts", _tts, (Kind.SPEECH, TtsDialect.name), False),
         row("/chat", _chat, (Kind.TEXT, VoiceChat.name), True),
         row("/ws/chat", _text_chat, (Kind.TEXT, TextChat.name), True),

@@ -58,6 +58,10 @@ class WebSocketWire:
     def closed(self) -> bool:
         return self._p.gone
 
+    def take_messages_of(self, limit_bytes: int) -> None:
+        """This path's own bound for one message; before the accept, while none can come."""
+        self._p.limit_messages(limit_bytes)
+
     def send(self, data: str | bytes) -> None:
         protocol = self._p
         if protocol.gone:

@@ -221,6 +221,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         scope: Any = self.scope
         scope["forebay.wire"] = self.wire
 
+    def limit_messages(self, limit_bytes: int) -> None:
+        """The largest message taken from now on; a larger one ends the connection (1009)."""
+        self.conn.max_message_size = limit_bytes
+        self.conn.max_fragment_size = None
+
     def handle_cont(self, event: Frame) -> None:
         self._part(event)
 

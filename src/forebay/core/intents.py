@@ -66,6 +66,7 @@ class From(StrEnum):
     START = "start"
     DELIVERED = "delivered"  # after the last recorded delivered position
     MARK = "mark"  # at a value of the kind's counter
+    AFTER = "after"  # after an event's offset
 
 
 # ------------------------------------------------------------------------- intents
@@ -76,11 +77,13 @@ class Open:
     """Begin this session, or come back to it. ``params``: the job's, normalised.
 
     ``model``: which pool of the kind, "" for its first; of no account on a known id.
+    ``after``: on a known id, deliver at once what follows this event's offset.
     """
 
     session: str
     params: Mapping[str, Any]
     model: str = ""
+    after: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +97,15 @@ class Feed:
 class Hear:
     """Audio to be recognised: one chunk of the client's, whole, as one item or several.
 
-    ``units``: samples in it, as far as that is known before it is decoded."""
+    ``units``: samples in it, as far as that is known before it is decoded. ``at``: which
+    sample of the session it begins with, where the client counts them: then what is stored
+    already is cut off, and a hole is refused."""
 
     session: str
     sounds: tuple[Sound, ...]
     seq: int
     units: int
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +277,8 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """(Re)open the reader; report `Begun` or `NotBegun`. ``value``: for `From.MARK`."""
+    """(Re)open the reader; report `Begun` or `NotBegun`. ``value``: of the counter for
+    `From.MARK`, the offset for `From.AFTER`."""
 
     start: From
     value: int = 0

@@ -25,7 +25,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from forebay.core.events import End, Text
+import msgspec
+
+from forebay.core.audio import SAMPLE_BYTES
+from forebay.core.events import End, Sound, Text
 from forebay.core.intents import (
     Answer,
     Append,
@@ -151,6 +154,7 @@ class Session:
     """
 
     __slots__ = (
+        "_after",
         "_cancelled_by_client",
         "_ended_input",
         "_job_over",
@@ -168,13 +172,20 @@ class Session:
         "units",
     )
 
-    def __init__(self, name: str, params: Mapping[str, Any], rules: Rules | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        rules: Rules | None = None,
+        after: int | None = None,
+    ) -> None:
         self.name = name
         self.phase = Phase.FINDING
         self.job = ""
         self.seq = 0  # newest client number seen on this connection
         self.units = 0  # units of input the store has
         self.deadline: float | None = None
+        self._after = after  # a client that comes back has every event up to this one
         self._params = dict(params)
         self._rules = rules or Rules()
         self._number = 0
@@ -240,6 +251,10 @@ class Session:
         if fresh:
             self.phase = Phase.STREAMING
             effects.append(Deliver(From.START))
+        elif self._after is not None:
+            self._ended_input = self._ended_input or self._job_over
+            self._reading()
+            effects.append(Deliver(From.AFTER, self._after))
         else:
             self.phase = Phase.HELD
             self.deadline = None
@@ -301,7 +316,7 @@ class Session:
         return []
 
     def _not_begun(self, event: NotBegun, now: float) -> Effects:
-        if not isinstance(event.error, ResumeNotAvailable):
+        if not isinstance(event.error, ResumeNotAvailable) or self._after is not None:
             return self._fail(event.error)
         return [Answer(Failed(event.error, self.seq))]
 
@@ -313,7 +328,20 @@ class Session:
         return [Append((item,), event.seq, total)]
 
     def _hear(self, event: Hear, now: float) -> Effects:
-        return [Append(event.sounds, event.seq, self.units + event.units, tell=True)]
+        if event.at is None:
+            return [Append(event.sounds, event.seq, self.units + event.units, tell=True)]
+        known = self.units - event.at
+        if known < 0:
+            return self._mistake(
+                BadRequest(
+                    f"audio begins at sample {event.at}, {self.units} samples are stored",
+                    stored=self.units,
+                )
+            )
+        if known >= event.units:
+            return [Answer(Took(self.units))]
+        total = event.at + event.units
+        return [Append(_without(event.sounds, known), total, total, tell=True)]
 
     def _stored(self, event: Stored, now: float) -> Effects:
         self.units = event.units
@@ -397,6 +425,18 @@ class Session:
         return [StopDelivery(), *answers, *close, *held]
 
 
+def _without(sounds: tuple[Sound, ...], samples: int) -> tuple[Sound, ...]:
+    """``sounds`` (headerless) without their first ``samples``."""
+    kept = []
+    for sound in sounds:
+        skip = min(samples, len(sound.data) // SAMPLE_BYTES)
+        samples -= skip
+        data = sound.data[skip * SAMPLE_BYTES :]
+        if data:
+            kept.append(msgspec.structs.replace(sound, data=data) if skip else sound)
+    return tuple(kept)
+
+
 def _is_over(view: JobView) -> bool:
     return view.state not in ("queued", "running")
 
@@ -439,7 +479,7 @@ class Sessions:
             leaving += others[: max(0, len(others) + 1 - self.limit)]
             for session in leaving:
                 del self._open[session.name]
-            session = Session(intent.session, intent.params, self._rules)
+            session = Session(intent.session, intent.params, self._rules, intent.after)
             self._open[intent.session] = session
             return session, leaving
         found = self._open.get(intent.session)

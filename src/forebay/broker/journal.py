@@ -31,7 +31,7 @@ from forebay.errors import CannotBoot, StoreFull
 __all__ = ["FILE_NAME", "SCHEMA", "Journal", "Saved"]
 
 FILE_NAME = "journal.sqlite3"
-SCHEMA = 1
+SCHEMA = 2
 
 _TABLES = """
 create table job (
@@ -40,11 +40,16 @@ create table job (
     prefix integer not null default 0, consumed_offset integer not null default 0,
     consumed_fine integer not null default 0, model_s real not null default 0,
     client_pos integer, number integer not null default 0, units integer not null default 0,
-    ended real
+    ended real, consumed_heard integer not null default 0, consumed_at integer not null default 0
 ) without rowid;
 create table input (job text, offset integer, item blob, primary key (job, offset)) without rowid;
 create table output (job text, offset integer, event blob, primary key (job, offset)) without rowid;
 create table pipe (id text primary key, spec blob not null) without rowid;
+"""
+
+_TO_2 = """
+alter table job add column consumed_heard integer not null default 0;
+alter table job add column consumed_at integer not null default 0;
 """
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -101,8 +106,9 @@ class Journal:
                 "start the newer version again, or move the file away to start without its jobs",
                 stage="journal",
             )
-        if version == 0:
-            self._db.executescript(f"begin;{_TABLES}pragma user_version={SCHEMA};commit;")
+        if version < SCHEMA:
+            change = _TABLES if version == 0 else _TO_2
+            self._db.executescript(f"begin;{change}pragma user_version={SCHEMA};commit;")
 
     def unusable(self, reason: str) -> CannotBoot:
         """The error for a file that cannot be gone on with, and what to do."""
@@ -165,9 +171,9 @@ class Journal:
                 [(job, event.offset, _encode(event)) for event in events],
             )
             db.execute(
-                "update job set consumed_offset = ?, consumed_fine = ?, model_s = ?,"
-                " strikes = 0, ended = ? where id = ?",
-                (consumed.offset, consumed.fine, model_s, ended, job),
+                "update job set consumed_offset = ?, consumed_fine = ?, consumed_heard = ?,"
+                " consumed_at = ?, model_s = ?, strikes = 0, ended = ? where id = ?",
+                (*msgspec.structs.astuple(consumed), model_s, ended, job),
             )
 
     def leased(self, job: str, attempt: int, strikes: int, prefix: bool) -> None:
@@ -186,7 +192,11 @@ class Journal:
         """Output that nobody has seen is dropped, to begin again."""
         with self._write() as db:
             db.execute("delete from output where job = ?", (job,))
-            db.execute("update job set consumed_offset = 0, consumed_fine = 0 where id = ?", (job,))
+            db.execute(
+                "update job set consumed_offset = 0, consumed_fine = 0, consumed_heard = 0,"
+                " consumed_at = 0 where id = ?",
+                (job,),
+            )
 
     def piped(self, spec: PipeSpec, *, done: bool) -> None:
         """A pipe between durable jobs, as far as it has copied."""
@@ -209,7 +219,8 @@ class Journal:
         try:
             rows = self._db.execute(
                 "select id, spec, epoch, created, attempt, strikes, prefix, consumed_offset,"
-                " consumed_fine, model_s, client_pos, number, units, ended from job"
+                " consumed_fine, model_s, client_pos, number, units, ended, consumed_heard,"
+                " consumed_at from job"
                 " order by created, id"
             ).fetchall()
             return [self._saved(row) for row in rows]
@@ -228,7 +239,7 @@ class Journal:
             attempt=row[4],
             strikes=row[5],
             prefix=bool(row[6]),
-            consumed=Consumed(row[7], row[8]),
+            consumed=Consumed(row[7], row[8], row[14], row[15]),
             model_s=row[9],
             client_pos=row[10],
             number=row[11],

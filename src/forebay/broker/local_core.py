@@ -43,8 +43,8 @@ class Core(Dispatch):
         if extra_s > 0:  # it took more than was estimated: its tenant pays
             pool.queue.charge(job.spec.tenant, extra_s)
             entry.charged_s = job.model_s
-        rate = job.spec.params.get("sample_rate")
-        samples = entry.out.marks.get("samples", 0) - entry.lease_samples
+        rate = job.row.media_rate or job.spec.params.get("sample_rate")
+        samples = entry.out.marks.get(job.row.media, 0) - entry.lease_media
         if isinstance(rate, int) and rate > 0 and samples > 0:
             pool.rtf.add((job.model_s - entry.lease_model_s) * rate / samples)
 

@@ -117,7 +117,7 @@ class Dispatch(Base):
         entry.credit = ByteCredit()
         entry.told_place = None
         entry.lease_model_s = job.model_s
-        entry.lease_samples = entry.out.marks.get("samples", 0)
+        entry.lease_media = entry.out.marks.get(job.row.media, 0)
         entry.prefix = worker.info is not None and "prefix" in worker.info.capabilities
         if self.journal is not None and job.spec.durable:
             self.journal.leased(entry.id, job.attempt, job.strikes, entry.prefix)

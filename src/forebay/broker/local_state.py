@@ -16,9 +16,11 @@ from forebay.broker.timers import Timer
 from forebay.core.admission import Drain, Service, forecast
 from forebay.core.events import (
     End,
+    Final,
     InputItem,
     OutputEvent,
     Prompt,
+    Sound,
     Text,
     TextDelta,
     ToolCalls,
@@ -38,6 +40,7 @@ from forebay.core.spec import (
     WorkerInfo,
 )
 from forebay.core.stream import IdentityFence, InputFence, StreamLog
+from forebay.core.transcript import Transcript
 
 __all__ = ["DeadLetter", "Entry", "Held", "PipeRecord", "Pool", "Worker"]
 
@@ -51,6 +54,7 @@ class PipeRecord:
     fence: IdentityFence
     carried: bool = True
     done: bool = False
+    carrier: str = ""  # the gateway that is pushed what the source says
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -201,7 +205,8 @@ class Entry:
     told_place: QueuePlace | None = None
     charged_s: float = 0.0
     lease_model_s: float = 0.0
-    lease_samples: int = 0
+    lease_media: int = 0
+    said: Transcript = field(default_factory=Transcript)
     prefix: bool = False
     counted_detached: bool = False
     wait_timer: Timer | None = None
@@ -209,6 +214,7 @@ class Entry:
     away_timer: Timer | None = None
     room: list[asyncio.Future[None]] = field(default_factory=list)
     pipes: list[PipeRecord] = field(default_factory=list)  # those that feed this job
+    feeds: list[PipeRecord] = field(default_factory=list)  # those that it feeds
     accounted_bytes: int = 0
 
     @property
@@ -225,6 +231,7 @@ class Entry:
             names.add(self.writer[0])
         if self.submitter:
             names.add(self.submitter)
+        names.update(pipe.carrier for pipe in self.feeds if not pipe.done)
         return names
 
     # ------------------------------------------------------------------- input
@@ -236,9 +243,12 @@ class Entry:
 
     def unheard(self) -> tuple[int, int]:
         """(bytes, items) of input that nobody has worked on yet."""
-        if self.keeps_input and self.job.consumed.offset >= self.inp.head:
+        at = self.job.consumed
+        if self.keeps_input and at.offset >= self.inp.head:
             return 0, 0
-        return self.inp.bytes, self.inp.head - max(self.job.consumed.offset, self.inp.first - 1)
+        taken = max(at.offset, at.heard, self.inp.first - 1)
+        size = self.inp.bytes if taken < self.inp.first else self.inp.bytes_after(taken)
+        return size, self.inp.head - taken
 
     def over_bound(self) -> bool:
         row = self.job.row
@@ -251,7 +261,7 @@ class Entry:
         job.input_head = self.inp.head
         job.input_ended = self.inp.ended
         for item in items:
-            if isinstance(item, Text | End):
+            if isinstance(item, Text | Sound | End):
                 job.seq = max(job.seq, item.seq)
             if isinstance(item, Prompt):
                 job.units += 1
@@ -266,15 +276,19 @@ class Entry:
     # ------------------------------------------------------------------ output
 
     def note_output(self, events: list[OutputEvent]) -> None:
-        """Remember what decides how an answer recovers."""
+        """Remember what decides how an answer recovers, and what was said."""
         for event in events:
             if isinstance(event, ToolCalls):
                 self.job.tools = True
             elif isinstance(event, Usage):
                 self.job.answered = True
+            elif isinstance(event, Final):
+                self.said.add(event.text)
 
     def text_so_far(self) -> str:
-        """The committed text, for an engine that can go on after it."""
+        """The committed text: for an engine that can go on after it, and of a transcript."""
+        if self.said.chars:
+            return self.said.text
         if self.job.row.recovery is not Recovery.CONTINUE or self.out.first != 1:
             return ""
         return "".join(e.text for e in self.out.after(0) if isinstance(e, TextDelta))

@@ -310,11 +310,10 @@ class WorkerSide:
         """Bring record, windows and input up to a commit."""
         job = entry.job
         cleared(job)
-        if entry.keeps_input:
-            entry.note_output(batch)
+        entry.note_output(batch)
         if consumed != job.consumed:
             at, was = consumed, job.consumed
-            if (at.offset, at.fine) > (was.offset, was.fine):
+            if (at.offset, at.fine, at.heard) > (was.offset, was.fine, was.heard):
                 job.consumed = consumed
                 if not entry.keeps_input:
                     entry.inp.drop_through(consumed.offset)

@@ -100,8 +100,8 @@ class Sound(Input, frozen=True, tag="sound"):
     ``form``: "pcm16", headerless s16le mono at ``rate``; or "file", one complete container
     (WAV, WebM, Ogg, mp3, m4a, flac), decoded in the worker, where its end is the end of an
     utterance. A file over the item bound is a blob: ``blob`` is its id, ``data`` is empty.
-    ``seq``: the client's number of the chunk, echoed by `Heard`. ``more``: this chunk goes
-    on in the next item, so it is not heard yet at the end of this one ("pcm16" only).
+    ``seq``: the client's number of the chunk, echoed by `Heard`. ``more``: this chunk (or
+    this file) goes on in the next item, so it is not heard yet at the end of this one.
     """
 
     data: bytes = b""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from forebay.core.events import Consumed, Ended, InputItem, Text
+from forebay.core.events import Consumed, Ended, InputItem, Sound, Text
 from forebay.core.kinds import Cut, Recovery, Row
 from forebay.core.spec import JobSpec, JobState
 from forebay.errors import ProtocolError
@@ -196,10 +196,12 @@ def remaining_input(items: list[InputItem], consumed: Consumed) -> list[InputIte
     """What a new job must be given to do what this one left undone (`retry`).
 
     Items already wholly consumed are expected to be gone or are dropped here; text is cut at
-    ``consumed.fine`` and counted from unit 0 again. Offsets are cleared.
+    ``consumed.fine`` and counted from unit 0 again, and so is plain sound that begins inside
+    an item; a container is given whole. Offsets are cleared.
     """
     left: list[InputItem] = []
     base: int | None = None
+    skip_samples = max(0, consumed.fine - consumed.at)
     for item in items:
         if item.offset <= consumed.offset:
             continue
@@ -209,6 +211,11 @@ def remaining_input(items: list[InputItem], consumed: Consumed) -> list[InputIte
                 continue
             base = item.unit + skip if base is None else base
             item = Text(text=item.text[skip:], unit=item.unit + skip - base, seq=item.seq)
+        elif isinstance(item, Sound) and item.form == "pcm16":
+            # Of another rate than the position counts in, the first item is given whole.
+            skip = min(2 * skip_samples, len(item.data)) if item.rate == 16_000 else 0
+            skip_samples -= skip // 2
+            item = Sound(data=item.data[skip:], rate=item.rate, seq=item.seq, more=item.more)
         left.append(item)
     return left
 

@@ -1,5 +1,7 @@
 """From input items to the items of one engine step, by the row's `Cut`.
 
+Spans of sound are cut by `worker.listen`, which decodes them too.
+
 A cutter is pure: items and times in, `Work` out, and `deadline` says when to ask again. It
 also keeps the account of what is consumed, because only it knows which part of which input
 item went into which step.
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from forebay.core.events import Consumed, End, InputItem, Text, size_of
+from forebay.core.events import Consumed, End, InputItem, Text
 from forebay.core.kinds import Cut, Recovery, Row
 from forebay.core.segment import Segmenter
 from forebay.core.spec import Lease
@@ -20,15 +22,15 @@ from forebay.errors import ProtocolError
 
 __all__ = ["Cutter", "Work", "make_cutter"]
 
-SPAN_BYTES = 256 * 1024  # most that one step of a span kind takes
-
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One step: its items, and the input offset that is consumed when it is done."""
+    """One step: its items, and the input offset that is consumed when it is done. ``idle``:
+    it was made because nothing came, so the session goes on being idle."""
 
     items: tuple[InputItem, ...]
     offset: int
+    idle: bool = False
 
 
 class Cutter(Protocol):
@@ -61,10 +63,9 @@ class Cutter(Protocol):
 
 
 class _Items:
-    """Whole items (`Cut.WHOLE`, one a step) or all that has come (`Cut.SPAN`)."""
+    """Whole items (`Cut.WHOLE`), one a step."""
 
     def __init__(self, row: Row, start: Consumed) -> None:
-        self._span = row.cut is Cut.SPAN
         self._left = row.input_items  # steps until the job is over; None: until `End`
         self._queue: deque[InputItem] = deque()
         self._position = start
@@ -84,14 +85,10 @@ class _Items:
     def take(self, now: float) -> Work | None:
         if not self._queue or self._left == 0:
             return None
-        taken = [self._queue.popleft()]
-        if self._span:
-            room = SPAN_BYTES - size_of(taken[0])
-            while self._queue and (room := room - size_of(self._queue[0])) >= 0:
-                taken.append(self._queue.popleft())
+        taken = self._queue.popleft()
         if self._left is not None:
             self._left -= 1
-        return Work(tuple(taken), taken[-1].offset)
+        return Work((taken,), taken.offset)
 
     @property
     def unread(self) -> bool:

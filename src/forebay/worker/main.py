@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import psutil
 import structlog
 
 from forebay import __version__, engines
+from forebay.blobs import LocalBlobs
 from forebay.broker import WorkerBroker
 from forebay.broker.link_client import LinkClient, path_of
 from forebay.core.kinds import KINDS, Cut, Kind, Row
@@ -54,6 +55,7 @@ async def run_worker(
     steps_file: str | Path | None = None,
     row: Row | None = None,
     drain_s: float = DRAIN_S,
+    blobs_dir: Path | None = None,
 ) -> int:
     """Load the engine, attach to the broker, work until SIGTERM, drain; the exit code.
 
@@ -61,7 +63,7 @@ async def run_worker(
     refuses to speak with us: stage and reason are in the log, at the broker and in the steps
     file. ``model``: the pool is ``kind/model``; without it the engine's own name for its
     model. ``slots``: overrules the engine's. ``row``: the kind's row where the operator has
-    altered it. Cancelling it stops all steps at once; their jobs go to other workers.
+    altered it. ``blobs_dir``: the folder shared with the gateway. Cancelling it stops all steps at once; their jobs go to other workers.
     """
     worker = worker_id or uuid.uuid4().hex[:12]
     structlog.contextvars.bind_contextvars(worker=worker)
@@ -77,6 +79,7 @@ async def run_worker(
         model=model,
         worker=worker,
         steps=steps,
+        find_blob=LocalBlobs(blobs_dir).path if blobs_dir is not None else None,
     )
     try:
         return await _Worker(boot, row or KINDS[Kind(kind)], slots, standby, supervised).run(
@@ -106,6 +109,7 @@ class _Boot:
         model: str | None,
         worker: str,
         steps: StepsTable | None,
+        find_blob: Callable[[str], Path] | None,
     ) -> None:
         self.broker = broker
         self.kind = kind
@@ -114,6 +118,7 @@ class _Boot:
         self.model = model
         self.worker = worker
         self.steps = steps
+        self.find_blob = find_blob
         self._began = time.monotonic()
         self._thread = threading.get_ident()
         self._loop = asyncio.get_running_loop()
@@ -234,7 +239,13 @@ class _Worker:
             beat.start()
             worker = self._info(info)
             self._runner = Runner(
-                boot.broker, self._engine, info, worker, self._row, steps=boot.steps
+                boot.broker,
+                self._engine,
+                info,
+                worker,
+                self._row,
+                steps=boot.steps,
+                find_blob=boot.find_blob,
             )
             boot.ready(worker)
             await self._runner.run()
@@ -248,8 +259,9 @@ class _Worker:
                 await self._engine.unload()
 
     async def _load_engine(self, connecting: asyncio.Task[None]) -> tuple[Engine, EngineInfo]:
-        if self._row.cut is Cut.SEGMENTS:
-            importlib.import_module("forebay.worker.speech")  # not during the first sentence
+        module = {Cut.SEGMENTS: "speech", Cut.SPAN: "listen"}.get(self._row.cut)
+        if module is not None:
+            importlib.import_module(f"forebay.worker.{module}")  # not during the first sentence
         try:
             return await self._boot.load()
         except ForebayError:

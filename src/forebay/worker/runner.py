@@ -12,7 +12,8 @@ whatever its engine still yields.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import structlog
 
@@ -31,7 +32,7 @@ from forebay.core.events import Ended, InputItem, OutputEvent, size_of
 from forebay.core.fairness import FairQueue
 from forebay.core.kinds import Recovery, Row
 from forebay.core.spec import Lease, WorkerInfo
-from forebay.core.stream import Stamper
+from forebay.core.stream import Stamper, tag_of
 from forebay.engines import Engine, EngineInfo
 from forebay.errors import EngineFailed, ForebayError
 from forebay.worker.failing import failure, where
@@ -53,6 +54,7 @@ class Runner:
     """Works on leases until it has drained. Make it in the loop it runs in.
 
     ``steps``: the table that the supervisor reads after a crash, where there is one.
+    ``find_blob``: where a blob of the input lies; None if no folder is shared.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Runner:
         row: Row,
         *,
         steps: StepsTable | None = None,
+        find_blob: Callable[[str], Path] | None = None,
     ) -> None:
         self.broker = broker
         self.engine = engine
@@ -71,6 +74,7 @@ class Runner:
         self.steps = steps
         self._info = info
         self._row = row
+        self._find_blob = find_blob
         self._loop = asyncio.get_running_loop()
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: dict[tuple[str, int], Session] = {}
@@ -162,7 +166,7 @@ class Runner:
         for old in [s for s in self._sessions.values() if s.job == lease.spec.id]:
             self._leave(old, Fate.FENCED)
         try:
-            session = Session(lease, self._row, self._info, self._loop.time())
+            session = Session(lease, self._row, self._info, self._loop.time(), self._find_blob)
         except (ForebayError, ValueError, TypeError) as exc:
             self._reject(lease, exc)
             return
@@ -257,8 +261,9 @@ class Runner:
             self._step_s += (used - self._step_s) / 16
             self._busy -= 1
             self._alone = False
+            if session.work is None or not session.work.idle:
+                session.idle_since = self._loop.time()
             session.work = None
-            session.idle_since = self._loop.time()
             session.task = None
         if session.fate is Fate.LIVE:
             self._check(session)
@@ -270,8 +275,11 @@ class Runner:
 
     async def write(self, session: Session, event: OutputEvent) -> None:
         """Stamp and commit one event, after waiting for byte credit. Does nothing for a
-        session whose fate is decided. Raises `EngineFailed` for what cannot be sent."""
+        session whose fate is decided. Raises `EngineFailed` for what cannot be sent. An event
+        that a newer one will replace does not wait: without credit it is left out."""
         size = size_of(event)
+        if session.credit < size + NUMBERS_BYTES and tag_of(event) == session.replaceable:
+            return
         if size > ITEM_BYTES:
             raise EngineFailed(f"output event of {size} bytes, expected at most {ITEM_BYTES}")
         while session.credit < size + NUMBERS_BYTES and session.fate is Fate.LIVE:
@@ -286,14 +294,22 @@ class Runner:
     def _commit(self, session: Session, event: OutputEvent) -> None:
         stamped = session.stamper.stamp(event)
         session.credit -= size_of(stamped)
-        units = session.stamper.marks.get("units", 0)
+        session.told = session.cutter.consumed(session.stamper.marks.get("units", 0))
         self.broker.commit(
             session.job,
             session.attempt,
             [stamped],
-            session.cutter.consumed(units),
+            session.told,
             model_s=session.clock.take(self._loop.time()),
         )
+
+    def tell_consumed(self, session: Session) -> None:
+        """Commit how much input is done with, where no event has told it."""
+        position = session.cutter.consumed(session.stamper.marks.get("units", 0))
+        if session.fate is Fate.LIVE and position != session.told:
+            session.told = position
+            model_s = session.clock.take(self._loop.time())
+            self.broker.commit(session.job, session.attempt, [], position, model_s=model_s)
 
     def start_clock(self, session: Session) -> None:
         """Model time runs from now; at its end the job expires and its step is stopped."""
@@ -319,7 +335,8 @@ class Runner:
 
     def _complete(self, session: Session) -> None:
         self._flush_speech(session)
-        self.end(session, Ended(state="completed", seq=session.cutter.seq))
+        seq, details = session.cutter.seq, session.details
+        self.end(session, Ended(state="completed", seq=seq, details=details))
 
     def fail(self, session: Session, error: Exception) -> None:
         """End this job as failed; others are not touched. The log gets no user content."""
@@ -395,6 +412,8 @@ class Runner:
     def _forget(self, session: Session) -> None:
         if session.fate is Fate.ENDING:
             return  # it waits for byte credit, then comes here again
+        if session.ear is not None:
+            session.ear.close()
         self._sessions.pop((session.job, session.attempt), None)
         if session.fate is not Fate.ENDED:
             self.broker.park(session.job, session.attempt)

@@ -18,9 +18,10 @@ from forebay.core.spec import Lease
 from forebay.core.stream import Stamper
 from forebay.engines import EngineInfo, Resume
 from forebay.errors import ProtocolError
-from forebay.worker.cut import Work, make_cutter
+from forebay.worker.cut import Cutter, Work, make_cutter
 
 if TYPE_CHECKING:
+    from forebay.worker.listen import Ear, FindBlob
     from forebay.worker.speech import SpeechOut
 
 __all__ = ["Fate", "ModelClock", "Session"]
@@ -72,13 +73,23 @@ class ModelClock:
 class Session:
     """Everything the runner knows of one (job, attempt)."""
 
-    def __init__(self, lease: Lease, row: Row, info: EngineInfo, now: float) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        row: Row,
+        info: EngineInfo,
+        now: float,
+        find_blob: FindBlob | None = None,
+    ) -> None:
         spec = lease.spec
         self.lease = lease
         self.job = spec.id
         self.attempt = lease.attempt
         self.key = f"{spec.id}/{lease.attempt}"
-        self.cutter = make_cutter(row, lease)
+        self.ear = _ear(row, lease, find_blob)
+        self.cutter: Cutter = self.ear if self.ear is not None else make_cutter(row, lease)
+        self.told = lease.consumed  # the position in the newest commit
+        self.replaceable = row.replaceable
         self.stamper = Stamper(lease.last_offset, lease.counts, lease.marks)
         self.clock = ModelClock(lease.run_left_s)
         self.speech = self._speech_out(row, info)
@@ -100,6 +111,11 @@ class Session:
         self.idle_since = now
         self._heard = lease.consumed.offset
         self._begun = False
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What its terminal event tells when it completes."""
+        return {} if self.ear is None else self.ear.details()
 
     def _speech_out(self, row: Row, info: EngineInfo) -> SpeechOut | None:
         if row.cut is not Cut.SEGMENTS:
@@ -151,3 +167,11 @@ class Session:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+
+def _ear(row: Row, lease: Lease, find_blob: FindBlob | None) -> Ear | None:
+    if row.cut is not Cut.SPAN:
+        return None
+    from forebay.worker.listen import Ear  # numpy, soxr, libav: for recognition workers only
+
+    return Ear(row, lease, find_blob)

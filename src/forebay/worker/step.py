@@ -7,11 +7,19 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
-from forebay.core.events import Notice, OutputEvent, Text, TextDelta, ToolCalls, Usage
+from forebay.core.events import (
+    Notice,
+    OutputEvent,
+    Text,
+    TextDelta,
+    ToolCalls,
+    Usage,
+)
 from forebay.errors import EngineFailed
 from forebay.worker.session import Fate, Session
 
 if TYPE_CHECKING:
+    from forebay.worker.listen import Ear, Span
     from forebay.worker.runner import Runner
 
 __all__ = ["run_step"]
@@ -62,6 +70,9 @@ async def _open(runner: Runner, session: Session) -> None:
 async def _consume(runner: Runner, session: Session) -> None:
     work = session.work
     assert work is not None
+    if session.ear is not None:
+        await _listen(runner, session, session.ear)
+        return
     if session.speech is not None:
         segment = work.items[0]
         assert isinstance(segment, Text)
@@ -76,6 +87,22 @@ async def _consume(runner: Runner, session: Session) -> None:
     if session.speech is not None:
         await _write_all(runner, session, session.speech.end())
     session.cutter.finished(work)
+
+
+async def _listen(runner: Runner, session: Session, ear: Ear) -> None:
+    span, items = await ear.read(cast("Span", session.work))
+    if items:
+        events = runner.engine.step(session.engine_session, items)
+        async with aclosing(cast(Any, events)):
+            async for event in events:
+                out = event if isinstance(event, Notice) else ear.event(event)
+                if out is not None:
+                    await runner.write(session, out)
+                if session.fate is not Fate.LIVE:
+                    return
+    for heard in ear.finish(span):
+        await runner.write(session, heard)
+    runner.tell_consumed(session)
 
 
 async def _pass_on(runner: Runner, session: Session, event: OutputEvent) -> None:

@@ -31,12 +31,24 @@ READY = msgspec.structs.replace(
     LOADING, ready=1, slots=2, free_credits=200, stages={}, facts={"sample_rate": 22050}
 )
 
+LISTENING = PoolView(
+    name="recognition/words",
+    kind=Kind.RECOGNITION,
+    workers=1,
+    ready=1,
+    slots=1,
+    free_credits=9,
+    engine="synthetic",
+    model="words",
+    synthetic=True,
+)
+
 
 @dataclass
 class Pools:
     """As much of a broker as health and metrics look at."""
 
-    views: list[PoolView] = field(default_factory=lambda: [READY])
+    views: list[PoolView] = field(default_factory=lambda: [READY, LISTENING])
 
     def pools(self) -> list[PoolView]:
         return self.views

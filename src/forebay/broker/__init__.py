@@ -201,13 +201,19 @@ class GatewayBroker(Protocol):
         """Name this gateway and where its pushes go. Once, before anything else."""
 
     async def submit(
-        self, spec: JobSpec, items: Sequence[InputItem] = (), *, gateway: str = ""
+        self,
+        spec: JobSpec,
+        items: Sequence[InputItem] = (),
+        *,
+        gateway: str = "",
+        promised: bool = False,
     ) -> JobView:
         """Make the job and its two streams; append ``items`` in the same step.
 
         Refuses before anything exists: `QueueFull`, `WaitTooLong`, `NoWorkers`,
         `QuotaExceeded`, `StoreFull`, `Draining`, `ModelNotFound`. A job whose input is still
         empty waits in no queue. With ``gateway`` given it is watched from its first event.
+        ``promised``: the connection gate kept a place, so the queue's limits do not refuse it.
         """
 
     async def find(self, tenant: str, dialect: str, name: str) -> JobView | None:
@@ -271,8 +277,10 @@ class GatewayBroker(Protocol):
         """End the job with ``ended`` (failed or expired) on the gateway's word, such as
         a slow client; the same fence and the same worker stop as cancel."""
 
-    async def pipe(self, spec: PipeSpec) -> PipeSpec:
+    async def pipe(self, spec: PipeSpec, *, gateway: str = "") -> PipeSpec:
         """Record a pipe (idempotent by id) and return it as it stands, ``copied`` included.
+        ``gateway`` carries it: it watches the source while the pipe is not done, which does
+        not count as anybody being attached.
 
         A target that is cancelled cancels the source (one that fails does not); the source's
         end is carried by the gateway."""

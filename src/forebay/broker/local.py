@@ -114,9 +114,14 @@ class LocalBroker:
         return entry
 
     async def submit(
-        self, spec: JobSpec, items: Sequence[InputItem] = (), *, gateway: str = ""
+        self,
+        spec: JobSpec,
+        items: Sequence[InputItem] = (),
+        *,
+        gateway: str = "",
+        promised: bool = False,
     ) -> JobView:
-        return self._intake.submit(spec, items, gateway).view()
+        return self._intake.submit(spec, items, gateway, promised).view()
 
     async def find(self, tenant: str, dialect: str, name: str) -> JobView | None:
         job = self._core.names.get((tenant, dialect, name))
@@ -234,7 +239,7 @@ class LocalBroker:
     async def expire(self, job: str, ended: Ended) -> None:
         self._core.end(self._entry(job), ended)
 
-    async def pipe(self, spec: PipeSpec) -> PipeSpec:
+    async def pipe(self, spec: PipeSpec, *, gateway: str = "") -> PipeSpec:
         core = self._core
         record = core.pipes.get(spec.id)
         if record is None:
@@ -242,16 +247,25 @@ class LocalBroker:
             record = PipeRecord(spec, IdentityFence(spec.copied))
             core.pipes[spec.id] = record
             target.pipes.append(record)
+            source.feeds.append(record)
             if core.journal is not None and target.job.spec.durable:
                 core.journal.piped(spec, done=False)
             if target.job.state == "cancelled":
                 core.end(source, Ended(state="cancelled", message="what it fed is over"))
+        self._carries(record, gateway)
         return record.spec
+
+    def _carries(self, record: PipeRecord, gateway: str) -> None:
+        source = self._core.entries.get(record.spec.source)
+        if gateway and source is not None:
+            record.carrier = gateway
+            self._core.watch(source)
 
     async def pipes(self, gateway: str) -> list[PipeSpec]:
         orphans = [p for p in self._core.pipes.values() if not p.carried and not p.done]
         for record in orphans:
             record.carried = True
+            self._carries(record, gateway)
         return [record.spec for record in orphans]
 
     async def jobs(self, *, dead: bool = False, limit: int = 200) -> list[JobView]:

@@ -41,7 +41,9 @@ class Intake:
 
     # --------------------------------------------------------------------- jobs
 
-    def submit(self, spec: JobSpec, items: Sequence[InputItem], gateway: str) -> Entry:
+    def submit(
+        self, spec: JobSpec, items: Sequence[InputItem], gateway: str, promised: bool = False
+    ) -> Entry:
         core = self.core
         known = self._known(spec)
         if known is not None:
@@ -50,7 +52,7 @@ class Intake:
         if spec.kind is not pool.row.kind:
             raise BadRequest(f"pool {spec.pool} is of kind {pool.row.kind}, not {spec.kind}")
         _check(pool.row, items, ended=False)
-        self._gate(spec, pool, bool(items))
+        self._gate(spec, pool, bool(items), promised)
         now, epoch = core.clock(), core.ids()
         entry = Entry(
             job=Job(spec=spec, row=pool.row, created_s=now),
@@ -81,7 +83,7 @@ class Intake:
                 return None
         return entry
 
-    def _gate(self, spec: JobSpec, pool: Pool, will_wait: bool) -> None:
+    def _gate(self, spec: JobSpec, pool: Pool, will_wait: bool, promised: bool) -> None:
         core, now = self.core, self.core.clock()
         queue_s = spec.deadlines.queue_s
         facts = JobFacts(
@@ -96,6 +98,7 @@ class Intake:
             queue_s=pool.row.queue_s if queue_s is None else queue_s,
             store_used=core.used_bytes / core.settings.store_bytes,
             drain_rate=pool.drain.rate(now),
+            promised=promised,
         )
         refusal = refuse_job(facts, core.settings.limits, jitter=core.jitter())
         if refusal is not None:

@@ -140,7 +140,7 @@ class JobLimits:
     """``queue``: jobs that may wait per pool. ``tenant_jobs``: live jobs one tenant may have
     (None: no quota). ``jobs``: live jobs in all."""
 
-    queue: int = 1000
+    queue: int = 5000
     tenant_jobs: int | None = None
     jobs: int = 20_000
 
@@ -149,7 +149,8 @@ class JobLimits:
 class JobFacts:
     """What the job gate looks at. ``workers``: serving now or loading. ``will_wait``: the
     job has input, so it competes at once. ``free``: credits nobody holds. ``place``: where it
-    would stand. ``queue_s``: its queue deadline. ``store_used``: share of the store's cap."""
+    would stand. ``queue_s``: its queue deadline. ``store_used``: share of the store's cap.
+    ``promised``: the connection gate kept it a place, so the queue refuses it no more."""
 
     draining: bool = False
     workers: int = 0
@@ -162,6 +163,7 @@ class JobFacts:
     queue_s: float | None = None
     store_used: float = 0.0
     drain_rate: float | None = None
+    promised: bool = False
 
 
 def refuse_job(facts: JobFacts, limits: JobLimits, *, jitter: float) -> Refused | None:
@@ -193,8 +195,8 @@ def _refuse_crowd(facts: JobFacts, limits: JobLimits, jitter: float) -> Refused 
 
 
 def _refuse_wait(facts: JobFacts, limits: JobLimits, jitter: float) -> Refused | None:
-    if facts.free > 0 and facts.queued == 0:
-        return None  # begins at once
+    if facts.promised or (facts.free > 0 and facts.queued == 0):
+        return None  # let in already, or begins at once
     if facts.queued >= limits.queue:
         return QueueFull(
             f"{facts.queued} jobs wait, the limit is {limits.queue}",
@@ -238,7 +240,7 @@ class Load:
     open_address: int = 0
     workers: int = 1
     queued: int = 0
-    queue_limit: int = 1000
+    queue_limit: int = 5000
     named: bool = False
     detached: int = 0
     drain_rate: float | None = None
@@ -260,6 +262,11 @@ class Gate:
         """Places promised to handshakes that have not started yet."""
         self._lapse(now)
         return len(self._reserved)
+
+    def promised(self, connection: str, now: float) -> bool:
+        """Whether ``connection`` holds a place in the queue."""
+        self._lapse(now)
+        return connection in self._reserved
 
     def decide(self, connection: str, load: Load, now: float, *, jitter: float) -> Refused | None:
         """The error to answer the handshake with, or None to let it in."""

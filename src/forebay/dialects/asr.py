@@ -47,7 +47,7 @@ __all__ = ["PIECE_BYTES", "RATE", "AsrDialect", "asr_params", "sounds_of", "wire
 RATE = 16_000
 """Sample rate of headerless audio."""
 PIECE_BYTES = 192 * 1024
-"""A chunk is stored in items of at most this size, whole or not at all."""
+"""Headerless audio is stored in items of at most this size; a chunk whole or not at all."""
 MAX_ECHO = 64
 
 Name = Annotated[str, Meta(max_length=256)]
@@ -131,16 +131,16 @@ def asr_params(user: str, language: str | None = None) -> dict[str, Any]:
 
 
 def sounds_of(data: bytes, seq: int) -> tuple[Sound, ...]:
-    """The input items of one chunk. Raises `BadAudio` for headerless audio that ends inside
-    a sample."""
-    form = "file" if is_file(data) else "pcm16"
-    if form == "pcm16" and len(data) % 2:
+    """The input items of one chunk: a file is one whatever its size. Raises `BadAudio` for
+    headerless audio that ends inside a sample."""
+    if is_file(data):
+        return (Sound(data=data, form="file", seq=seq),)
+    if len(data) % 2:
         raise BadAudio(f"{len(data)} bytes are not a whole number of 16-bit samples")
     pieces = [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)] or [b""]
     last = len(pieces) - 1
     return tuple(
-        Sound(data=piece, form=form, rate=RATE, seq=seq, more=n < last)  # type: ignore[arg-type]
-        for n, piece in enumerate(pieces)
+        Sound(data=piece, rate=RATE, seq=seq, more=n < last) for n, piece in enumerate(pieces)
     )
 
 

@@ -18,6 +18,7 @@ from forebay.gateway.auth import port_of
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.doors import Doors
 from forebay.gateway.responses import (
+    ErrorFace,
     Headers,
     Receive,
     Scope,
@@ -68,7 +69,7 @@ class GatewayApp:
             route, variables = self.router.find(
                 scope["method"], scope["path"], port_of(scope).personality.name
             )
-            pattern = route.path
+            pattern, answer.face = route.path, route.errors
             self._admit(scope, route, variables)
             body = _Body(receive, route.body_bytes or self.ctx.options.body_bytes)
             body.check_length(scope)
@@ -121,17 +122,19 @@ class GatewayApp:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = scope["forebay.request_id"] = new_request_id()
+        face: ErrorFace = "openai"
         try:
             route, variables = self.router.find(
                 "WEBSOCKET", scope["path"], port_of(scope).personality.name
             )
+            face = route.errors
             self._admit(scope, route, variables)
             if route.serves is not None:
                 await self.doors.enter(scope, *route.serves)
         except ForebayError as error:
             _log_error(error, request_id)
             self.ctx.metrics.refuse(error.code)
-            await _deny(scope, receive, send, error, request_id)
+            await _deny(scope, receive, send, error, request_id, face)
             return
         if route.serves is None:
             await route.handler(scope, receive, send, self.ctx)
@@ -147,11 +150,12 @@ class GatewayApp:
 class _Answer:
     """``send`` that knows whether the response has begun, and adds headers to it."""
 
-    __slots__ = ("_send", "extra", "started", "status")
+    __slots__ = ("_send", "extra", "face", "started", "status")
 
     def __init__(self, send: Send, extra: Headers) -> None:
         self._send = send
         self.extra = extra
+        self.face: ErrorFace = "openai"
         self.started = False
         self.status = 0
 
@@ -172,7 +176,7 @@ class _Answer:
                 more.append((b"allow", str(error.details["allow"]).encode()))
             if isinstance(error, Draining):
                 more.append((b"connection", b"close"))
-            await reply_error(self.send, error, request_id, more)
+            await reply_error(self.send, error, request_id, more, self.face)
             return
         wire = scope.get("forebay.wire")
         if not isinstance(wire, HttpWire):
@@ -224,7 +228,12 @@ async def _preflight(scope: Scope, answer: _Answer) -> None:
 
 
 async def _deny(
-    scope: Scope, receive: Receive, send: Send, error: ForebayError, request_id: str
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    error: ForebayError,
+    request_id: str,
+    face: ErrorFace,
 ) -> None:
     """Refuse a WebSocket before its 101, with a real HTTP answer where the server can."""
     message = await receive()
@@ -233,7 +242,7 @@ async def _deny(
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
         return
-    body = error_payload(error, request_id)
+    body = error_payload(error, request_id, face)
     headers = [*error_headers(error, request_id), (b"content-length", b"%d" % len(body))]
     start = {"type": "websocket.http.response.start", "status": error.http_status}
     await send({**start, "headers": headers})

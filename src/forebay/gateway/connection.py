@@ -150,7 +150,8 @@ async def serve_websocket(
         stack.push_async_callback(frames.close)
         ctx.metrics.connection_opened()
         stack.callback(ctx.metrics.connection_closed)
-        connection = _Connection(ctx, dialect, wire, tenant)
+        promised_until: float | None = scope.get("forebay.promised_until")
+        connection = _Connection(ctx, dialect, wire, tenant, promised_until)
         stack.callback(ctx.on_drain(connection.drain))
         try:
             await connection.run(frames, first_message_s)
@@ -164,8 +165,14 @@ class _Connection:
     """The sessions of one socket and the dialect's state of it."""
 
     def __init__(
-        self, ctx: GatewayContext, dialect: SessionDialect, wire: Wire, tenant: str
+        self,
+        ctx: GatewayContext,
+        dialect: SessionDialect,
+        wire: Wire,
+        tenant: str,
+        promised_until: float | None,
     ) -> None:
+        self._promised_until = promised_until
         self._ctx = ctx
         self._dialect = dialect
         self._wire = wire
@@ -221,6 +228,7 @@ class _Connection:
                 params=intent.params,
                 tenant=self._tenant,
                 model=intent.model,
+                promised=self._promised(),
                 state=lambda: self._state,
             )
             await hold.open()
@@ -229,6 +237,11 @@ class _Connection:
         await hold.take(intent)
         if hold.full:
             await frames.until(hold.room(), self._wire)
+
+    def _promised(self) -> bool:
+        """Whether the connection gate kept a place for this, the connection's first job."""
+        until, self._promised_until = self._promised_until, None
+        return until is not None and self._ctx.clock() < until
 
     def drain(self) -> None:
         """The gateway is shutting down: who has nothing under way is sent away at once (a

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from forebay.blobs import LocalBlobs
 from forebay.broker import GatewayBroker
 from forebay.core.kinds import KINDS, Kind, Row
 from forebay.core.spec import Deadlines, JobSpec
@@ -18,7 +19,7 @@ from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
 
-__all__ = ["ChatOptions", "GatewayContext"]
+__all__ = ["ChatOptions", "GatewayContext", "RecognitionOptions"]
 
 
 def _new_id() -> str:
@@ -38,6 +39,17 @@ class ChatOptions:
     greet_after_s: float = 0.3
     history_messages: int = 40
     prompt_chars: int = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecognitionOptions:
+    """Limits and manners of the recognition paths. ``queue_notice_threshold``: jobs that must
+    wait before clients of `/ws/asr` are told of the queue. ``max_connections`` and
+    ``min_workers``: of the same path, refused before the upgrade."""
+
+    queue_notice_threshold: int = 0
+    max_connections: int | None = 2000
+    min_workers: int = 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,10 +73,11 @@ class GatewayContext:
     """Where this gateway listens: personality to port number."""
     expected: tuple[str, ...] = ()
     """Pools that this gateway was started for; ready means that each of them is."""
-    queue_limit: int = 1000
+    queue_limit: int = 5000
     """Jobs that may wait per pool, as the broker was told."""
-    queue_notice_threshold: int = 0
-    """Jobs that must wait before clients of `/ws/asr` are told of the queue."""
+    recognition: RecognitionOptions = RecognitionOptions()
+    blobs: LocalBlobs | None = None
+    """Where files go that are too large for a stream; None: they are refused."""
     draining: bool = False
     """True from SIGTERM on: no new work, and open streams should come to an end."""
     drain_watchers: list[Callable[[], None]] = field(default_factory=list)

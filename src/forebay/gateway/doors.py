@@ -10,11 +10,12 @@ theirs.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
-from forebay.core.admission import Gate, Load
+from forebay.core.admission import RESERVE_S, Connections, Gate, Load
 from forebay.core.kinds import Kind
 from forebay.core.spec import PoolView
 from forebay.gateway.access import header
@@ -32,21 +33,27 @@ class Doors:
     def __init__(self, ctx: GatewayContext, *, jitter: Callable[[], float] = random.random) -> None:
         self._ctx = ctx
         self._jitter = jitter
-        self._gates: Mapping[Kind, Gate] = {kind: Gate() for kind in Kind}
+        limits = {
+            Kind.RECOGNITION: Connections(
+                total=ctx.recognition.max_connections, min_workers=ctx.recognition.min_workers
+            )
+        }
+        self._gates: Mapping[Kind, Gate] = {kind: Gate(limits.get(kind)) for kind in Kind}
+        self._open: Counter[Kind] = Counter()
 
     async def enter(self, scope: Scope, kind: Kind, dialect: str) -> None:
         """Let this handshake in and keep it a place, or raise why not (`Refused`).
 
-        Next: `watch` its messages, and `leave` when the connection ends."""
+        Next: `watch` its messages, and `leave` when the connection ends. Until
+        ``scope["forebay.promised_until"]`` its first job is not refused for the queue's sake."""
         named = await self._named(scope, dialect)
-        refusal = self._gates[kind].decide(
-            scope["forebay.request_id"],
-            self._load(kind, named),
-            self._ctx.clock(),
-            jitter=self._jitter(),
-        )
+        gate, connection, now = self._gates[kind], scope["forebay.request_id"], self._ctx.clock()
+        refusal = gate.decide(connection, self._load(kind, named), now, jitter=self._jitter())
         if refusal is not None:
             raise refusal
+        self._open[kind] += 1
+        if gate.promised(connection, now):
+            scope["forebay.promised_until"] = now + RESERVE_S
 
     def watch(self, scope: Scope, kind: Kind, receive: Receive) -> Receive:
         """``receive``, which gives the place up at the client's first message: from then on
@@ -58,12 +65,17 @@ class Doors:
             message = await receive()
             if waiting and message["type"] == "websocket.receive":
                 waiting = False
-                self.leave(scope, kind)
+                self._begun(scope, kind)
             return message
 
         return watched
 
     def leave(self, scope: Scope, kind: Kind) -> None:
+        """The connection has ended. Once for each that was let in."""
+        self._open[kind] -= 1
+        self._begun(scope, kind)
+
+    def _begun(self, scope: Scope, kind: Kind) -> None:
         """Its place, if it still holds one, is free. Idempotent."""
         self._gates[kind].begun(scope["forebay.request_id"])
 
@@ -80,7 +92,8 @@ class Doors:
         pools = [pool for pool in self._ctx.broker.pools() if pool.kind == kind]
         first = pools[0] if pools else PoolView(name=f"{kind}/", kind=kind)
         return Load(
-            workers=first.workers,
+            workers=sum(pool.ready for pool in pools),
+            open_total=self._open[kind],
             queued=first.queued,
             queue_limit=self._ctx.queue_limit,
             named=named,

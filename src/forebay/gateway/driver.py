@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import structlog
 
 from forebay.broker import Attachment, GatewayPush, LeasePush, OutputPush, PlacePush, SupersededPush
-from forebay.core.events import Audio, Ended, OutputEvent
+from forebay.core.events import Audio, Ended, InputItem, OutputEvent, Sound
 from forebay.core.intents import (
     Answer,
     Append,
@@ -61,6 +62,7 @@ from forebay.errors import (
     NotFound,
     ResumeNotAvailable,
     StateLost,
+    TooLarge,
 )
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.hub import AudioPace, Reader
@@ -68,6 +70,9 @@ from forebay.gateway.notices import Notices
 from forebay.gateway.wire import Wire
 
 __all__ = ["Hold"]
+
+FILE_BYTES = 192 * 1024
+"""A file up to this travels in the stream; a larger one lies beside it, as a blob."""
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +92,7 @@ class Hold:
         params: Any,
         tenant: str,
         model: str = "",
+        promised: bool = False,
         state: Callable[[], Any],
     ) -> None:
         self.session = session
@@ -101,6 +107,7 @@ class Hold:
         self._about = About(session=session.name, params=params, age_s=self._age_s)
         self._tenant = tenant
         self._model = model
+        self._promised = promised
         self._state = state
         self._attachment: Attachment | None = None
         self._view: JobView | None = None
@@ -269,7 +276,8 @@ class Hold:
             name=self.session.name,
             model=self._model,
         )
-        view = await self._ctx.broker.submit(spec, gateway=self._ctx.gateway_id)
+        promised, self._promised = self._promised, False
+        view = await self._ctx.broker.submit(spec, gateway=self._ctx.gateway_id, promised=promised)
         return await self._attach(Attach(view.spec.id))
 
     async def _attach(self, effect: Attach) -> Fact:
@@ -285,10 +293,11 @@ class Hold:
         attachment = self._attachment
         if attachment is None or attachment.number is None:
             raise StateLost("no job is held")
+        items = [await self._light(item) for item in effect.items]
         try:
             ack = await self._ctx.broker.append(
                 attachment.job,
-                effect.items,
+                items,
                 attachment=attachment.number,
                 client_pos=effect.pos,
                 units=effect.units,
@@ -300,6 +309,19 @@ class Hold:
             return None  # the job ended while this was on its way; its end is what they hear
         self.full = ack.over
         return Stored(ack.units, effect.tell)
+
+    async def _light(self, item: InputItem) -> InputItem:
+        """``item``, with a file that is too large for a stream put beside it."""
+        if not isinstance(item, Sound) or item.form != "file" or len(item.data) <= FILE_BYTES:
+            return item
+        blobs = self._ctx.blobs
+        if blobs is None:
+            raise TooLarge(
+                f"a file of {len(item.data)} bytes, expected no more than {FILE_BYTES}",
+                limit_bytes=FILE_BYTES,
+            )
+        name = await asyncio.to_thread(blobs.put, [item.data])
+        return msgspec.structs.replace(item, data=b"", blob=name)
 
     async def _deliver(self, effect: Deliver) -> Fact:
         view = self._view
@@ -317,6 +339,9 @@ class Hold:
                 after = now.delivered
                 if now.ended_s is not None:  # its end is told again to whoever asks
                     after = max(0, min(after, now.head - 1))
+            elif effect.start is From.AFTER:
+                after = effect.value
+                await self._ctx.broker.read_after(job, after, epoch=view.epoch, limit=1)
             elif effect.start is From.MARK:
                 after, mark = None, (self._row.counter, effect.value)
                 await self._ctx.broker.read_after_mark(job, *mark, limit=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from forebay.core.kinds import Kind
 from forebay.dialects.asr import AsrDialect
 from forebay.dialects.chat import TextChat, VoiceChat
@@ -38,7 +40,7 @@ async def _tts(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) 
 
 
 async def _asr(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
-    dialect = AsrDialect(new_id=ctx.new_id, notice_threshold=ctx.queue_notice_threshold)
+    dialect = AsrDialect(new_id=ctx.new_id, notice_threshold=ctx.recognition.queue_notice_threshold)
     await serve_websocket(
         scope,
         receive,
@@ -135,8 +137,10 @@ def _voice() -> list[Route]:
             orchestrator=orchestrator,
         )
 
+    asr = row("/ws/asr", _asr, (Kind.RECOGNITION, AsrDialect.name), False)
+
     return [
-        row("/ws/asr", _asr, (Kind.RECOGNITION, AsrDialect.name), False),
+        replace(asr, errors="error"),
         row("/tts", _tts, (Kind.SPEECH, TtsDialect.name), False),
         row("/chat", _chat, (Kind.TEXT, VoiceChat.name), True),
         row("/ws/chat", _text_chat, (Kind.TEXT, TextChat.name), True),

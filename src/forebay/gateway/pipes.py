@@ -170,9 +170,9 @@ def replace_offset(ended: Ended) -> Ended:
 
 
 async def carry(hub: Hub, spec: PipeSpec) -> Carrier:
-    """Record a pipe between two jobs and carry it from here. This gateway must watch the
-    source (`GatewayBroker.submit` with ``gateway``, or `attach`)."""
-    pipe = await hub.broker.pipe(spec)
+    """Record a pipe between two jobs and carry it from here, whoever else is attached: a
+    client that leaves and may come back finds all that was said meanwhile spoken."""
+    pipe = await hub.broker.pipe(spec, gateway=hub.gateway_id)
     source = await hub.broker.status(pipe.source)
     target = await hub.broker.status(pipe.target)
     return Carrier(hub, pipe, source, target)
@@ -183,7 +183,6 @@ async def adopt(hub: Hub) -> list[Carrier]:
     carriers = []
     for pipe in await hub.broker.pipes(hub.gateway_id):
         try:
-            await hub.broker.attach(pipe.source, gateway=hub.gateway_id, write=False)
             carriers.append(await carry(hub, pipe))
         except ForebayError as error:
             log.warning("pipe.not_adopted", pipe=pipe.id, code=error.code)

@@ -13,7 +13,7 @@ import random
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,6 +21,7 @@ from forebay.errors import BadRequest, ForebayError, Refused
 
 __all__ = [
     "JSON_TYPE",
+    "ErrorFace",
     "Headers",
     "Receive",
     "Scope",
@@ -39,6 +40,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+ErrorFace = Literal["openai", "error", "detail"]
+"""``openai``: an object under ``error``; otherwise one text under that name."""
 
 JSON_TYPE = b"application/json"
 RETRY_JITTER = 0.2
@@ -48,8 +51,10 @@ def new_request_id() -> str:
     return os.urandom(8).hex()
 
 
-def error_payload(error: ForebayError, request_id: str) -> bytes:
-    """The JSON body for ``error``."""
+def error_payload(error: ForebayError, request_id: str, face: ErrorFace = "openai") -> bytes:
+    """The JSON body for ``error``, in the shape that the path's clients read."""
+    if face != "openai":
+        return _plain_payload(error, request_id, face)
     kind = "invalid_request_error" if isinstance(error, BadRequest) else error.code
     body: dict[str, Any] = {
         "message": error.message,
@@ -63,6 +68,17 @@ def error_payload(error: ForebayError, request_id: str) -> bytes:
     if error.retry_after_s is not None:
         body["retry_after_s"] = error.retry_after_s
     return msgspec.json.encode({"error": body}, enc_hook=str)
+
+
+def _plain_payload(error: ForebayError, request_id: str, face: ErrorFace) -> bytes:
+    body: dict[str, Any] = {
+        face: error.details.get("word", error.message),
+        "code": error.code,
+        "request_id": request_id,
+    }
+    if error.retry_after_s is not None:
+        body["retry_after_s"] = round(error.retry_after_s, 3)
+    return msgspec.json.encode(body)
 
 
 def error_headers(error: ForebayError, request_id: str) -> Headers:
@@ -120,10 +136,11 @@ async def reply_error(
     error: ForebayError,
     request_id: str,
     headers: Iterable[tuple[bytes, bytes]] = (),
+    face: ErrorFace = "openai",
 ) -> None:
     """Answer with ``error``'s status, body and headers."""
     start = [*error_headers(error, request_id), *headers]
-    await reply(send, error.http_status, error_payload(error, request_id), start)
+    await reply(send, error.http_status, error_payload(error, request_id, face), start)
 
 
 def where(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from forebay.core.kinds import Kind
 from forebay.errors import BadRequest, NotFound
 from forebay.gateway.context import GatewayContext
-from forebay.gateway.responses import Receive, Scope, Send
+from forebay.gateway.responses import ErrorFace, Receive, Scope, Send
 
 __all__ = ["Handler", "MethodNotAllowed", "Route", "Router", "UpgradeRequired"]
 
@@ -44,6 +44,7 @@ class Route:
     gateway's default. ``works``: it makes work, so it is refused while draining.
     ``orchestrator``: ``ORCH_API_KEY`` applies on compat ports. ``serves``: the kind of job a
     WebSocket leads to and the dialect it speaks; its handshakes then pass the connection gate.
+    ``errors``: the shape of error bodies that its clients read.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Route:
     works: bool = False
     orchestrator: bool = False
     serves: tuple[Kind, str] | None = None
+    errors: ErrorFace = "openai"
 
 
 class Router:

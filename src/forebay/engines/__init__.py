@@ -34,6 +34,20 @@ speech
     with the units it speaks: the runner resamples, splits to pieces of at most 1 s and
     encodes. One segment may be yielded as several pieces; together they cover its units
     exactly once.
+recognition
+    ``language`` str | None: a BCP 47 tag such as "en" or "zh-CN"; absent or "auto" leaves it
+    to the engine. ``prompt`` str | None: words to expect, where the model can use them.
+    ``partials`` bool (default true): whether unfinished text is wanted. ``task``: "transcribe"
+    (default) or "translate" (into English, where the model can). Others are passed over.
+    Input to `step`: `Sound` items of 16 kHz mono "pcm16", at most 1 s together, and an `End`
+    after them (or alone) where everything so far is to be made final; more may follow it.
+    Output: `Partial` and `Final`, whose ``start`` and ``end`` count the samples this session
+    was given, from 0. A final accounts for everything before its ``end``: a new attempt
+    begins there. One with empty text says that what lies before it needs no text, such as
+    silence. A step with `End` that yields no final has made everything final. Spaces between
+    finals are the runner's.
+    ``facts``: ``rtf``, model seconds per second of sound on one slot (decides how many
+    sessions a worker holds), ``languages``, ``partials``, ``limits`` (what it cannot do).
 """
 
 from __future__ import annotations
@@ -223,6 +237,12 @@ _add(
     kind=Kind.TEXT,
     target="forebay.engines.synthetic:SyntheticText",
     about="fixed words instead of a model; for tests and load only",
+)
+_add(
+    "synthetic",
+    kind=Kind.RECOGNITION,
+    target="forebay.engines.synthetic_asr:SyntheticRecognition",
+    about="reads numbered words out of marked sound; for tests and load only",
 )
 _add(
     "llama",

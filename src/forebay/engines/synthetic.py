@@ -12,11 +12,7 @@ shows. Chance (jitter, faults) comes from ``seed`` only; without one each proces
 
 from __future__ import annotations
 
-import asyncio
 import math
-import os
-import random
-import signal
 from array import array
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +20,8 @@ from typing import Any
 
 from forebay.core.events import Audio, InputItem, OutputEvent, Prompt, Text, TextDelta, Usage
 from forebay.core.kinds import Kind
-from forebay.core.spec import LoadStage
 from forebay.engines import EngineInfo, Report, Resume
+from forebay.engines.chance import COMMON, Chance, Clock, ready, strike
 from forebay.engines.options import Option, parse
 from forebay.errors import EngineFailed, PromptTooLong
 
@@ -33,66 +29,6 @@ __all__ = ["SyntheticSpeech", "SyntheticText"]
 
 TONE_HZ = 440
 AMPLITUDE = 8000  # of 32767: audible, far from clipping
-
-_COMMON = (
-    Option("latency_ms", float, 0.0, "wait before the first piece of a step", 0, 600_000),
-    Option("jitter", float, 0.0, "every wait varies by up to this fraction", 0, 1),
-    Option("slots", int, 16, "steps at once", 1, 10_000),
-    Option("fail", float, 0.0, "probability that a step raises EngineFailed", 0, 1),
-    Option("crash", float, 0.0, "probability that a step kills its own process", 0, 1),
-    Option("seed", int, None, "makes jitter and faults repeatable; absent: every run differs"),
-)
-
-
-class _Chance:
-    """Waits and faults of one engine, drawn from one seeded source."""
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self._random = random.Random(options["seed"])
-        self._jitter: float = options["jitter"]
-        self._fail: float = options["fail"]
-        self._crash: float = options["crash"]
-
-    def vary(self, seconds: float) -> float:
-        if self._jitter:
-            seconds *= 1 + self._jitter * self._random.uniform(-1, 1)
-        return seconds
-
-    def plan(self, pieces: int) -> tuple[int | None, int | None]:
-        """Before which piece of this step it fails, and before which it crashes."""
-        return self._pick(self._fail, pieces), self._pick(self._crash, pieces)
-
-    def _pick(self, probability: float, pieces: int) -> int | None:
-        if not probability or self._random.random() >= probability:
-            return None
-        return self._random.randrange(max(1, pieces))
-
-
-class _Clock:
-    """Waits until points on one step's own time line, so that small errors do not add up."""
-
-    def __init__(self) -> None:
-        self._due: float | None = None
-
-    async def wait(self, seconds: float) -> None:
-        if seconds <= 0:
-            return
-        now = asyncio.get_running_loop().time()
-        self._due = (now if self._due is None else self._due) + seconds
-        if self._due > now:
-            await asyncio.sleep(self._due - now)
-
-
-def _strike(piece: int, plan: tuple[int | None, int | None]) -> None:
-    fail, crash = plan
-    if crash == piece:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if fail == piece:
-        raise EngineFailed(f"synthetic failure before piece {piece + 1}", piece=piece + 1)
-
-
-def _ready(report: Report) -> None:
-    report(LoadStage(stage="ready", detail="synthetic"))
 
 
 class SyntheticSpeech:
@@ -105,7 +41,7 @@ class SyntheticSpeech:
         Option("unit_ms", float, 40.0, "length of the tone for one unit", 1, 10_000),
         Option("rate", int, 16_000, "sample rate in Hz", 8000, 48_000),
         Option("piece_ms", float, 1000.0, "longest piece of audio yielded at once", 1, 60_000),
-        *_COMMON,
+        *COMMON,
     )
 
     def __init__(self, **options: Any) -> None:
@@ -116,7 +52,7 @@ class SyntheticSpeech:
         self._rate: int = values["rate"]
         self._slots: int = values["slots"]
         self._piece_units = max(1, int(values["piece_ms"] / values["unit_ms"]))
-        self._chance = _Chance(values)
+        self._chance = Chance(values)
         self._tone = b""
 
     async def load(self, report: Report) -> EngineInfo:
@@ -125,7 +61,7 @@ class SyntheticSpeech:
         step = 2 * math.pi * TONE_HZ / self._rate
         wave = array("h", (round(AMPLITUDE * math.sin(step * i)) for i in range(frames)))
         self._tone = wave.tobytes()
-        _ready(report)
+        ready(report)
         return EngineInfo(
             model="synthetic",
             version="1",
@@ -149,10 +85,10 @@ class SyntheticSpeech:
         segments = [item for item in items if isinstance(item, Text) and item.text]
         pieces = [piece for segment in segments for piece in self._cut(segment)]
         plan = self._chance.plan(len(pieces))
-        clock = _Clock()
+        clock = Clock()
         await clock.wait(self._chance.vary(self._latency_s))
         for index, piece in enumerate(pieces):
-            _strike(index, plan)
+            strike(index, plan)
             await clock.wait(self._chance.vary(self._rtf * piece.frames / self._rate))
             yield piece
 
@@ -202,7 +138,7 @@ class SyntheticText:
         Option("token_ms", float, 10.0, "time between two words", 0, 60_000),
         Option("rtf", float, 1.0, "multiplies token_ms; 0 never waits", 0, 1000),
         Option("context", int, 4096, "longest prompt, in words", 1, 10_000_000),
-        *_COMMON,
+        *COMMON,
     )
 
     def __init__(self, **options: Any) -> None:
@@ -212,10 +148,10 @@ class SyntheticText:
         self._latency_s: float = values["latency_ms"] / 1000
         self._context: int = values["context"]
         self._slots: int = values["slots"]
-        self._chance = _Chance(values)
+        self._chance = Chance(values)
 
     async def load(self, report: Report) -> EngineInfo:
-        _ready(report)
+        ready(report)
         return EngineInfo(
             model="synthetic",
             version="1",
@@ -241,10 +177,10 @@ class SyntheticText:
         done, skip = _position(words, session.prefix)
         todo, stopped = _until_stop(words, done, session)
         plan = self._chance.plan(len(todo))
-        clock = _Clock()
+        clock = Clock()
         await clock.wait(self._chance.vary(self._latency_s))
         for index, text in enumerate(todo):
-            _strike(index, plan)
+            strike(index, plan)
             await clock.wait(self._chance.vary(self._token_s))
             fresh = text[skip:] if index == 0 else text
             if fresh:

@@ -37,6 +37,8 @@ __all__ = ["run_worker"]
 
 DRAIN_S = 10.0
 LAST_WORDS_S = 2.0
+MIN_RTF = 1e-4
+"""A model said to take no time at all is given this many sessions' worth of it."""
 
 log = structlog.get_logger(__name__)
 
@@ -301,8 +303,9 @@ def _sessions(row: Row, info: EngineInfo, slots: int) -> int:
     where the row gives less than one (live recognition)."""
     if row.credits_per_slot >= 1:
         return int(slots * row.credits_per_slot)
-    rtf = float(info.facts.get("rtf") or 1.0)
-    return max(1, math.floor(row.credits_per_slot * slots / rtf))
+    rtf = info.facts.get("rtf")
+    share = row.credits_per_slot * slots / max(1.0 if rtf is None else float(rtf), MIN_RTF)
+    return max(1, math.floor(share))
 
 
 def _memory_mb() -> float:

@@ -1,0 +1,114 @@
+"""A recogniser that is no model: it reads the words that `core.tones` has put into the sound.
+
+What it says is a function of the sound alone, so a lost, doubled or damaged piece shows in
+the words. It holds its slot by waiting ``rtf`` times the length of the sound, as a model on
+an accelerator does; timers that fire late are made up for in the next waits, so that the
+capacity of a slot is what the option says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from forebay.core.events import End, Final, InputItem, OutputEvent, Partial, Sound
+from forebay.core.kinds import Kind
+from forebay.core.tones import RATE, Reader, Word
+from forebay.engines import EngineInfo, Report, Resume
+from forebay.engines.chance import COMMON, Chance, ready, strike
+from forebay.engines.options import Option, parse
+
+__all__ = ["SyntheticRecognition"]
+
+_LATE_S = 0.02  # what one late timer may give back to later waits
+
+
+@dataclass(slots=True)
+class _Session:
+    reader: Reader = field(default_factory=Reader)
+    open: list[Word] = field(default_factory=list)
+
+
+class SyntheticRecognition:
+    """Finals of ``words`` words each, and after every step a partial of what is open."""
+
+    name = "synthetic"
+    kind = Kind.RECOGNITION
+    OPTIONS = (
+        Option("rtf", float, 0.1, "seconds of waiting per second of audio", 0, 1000),
+        Option("words", int, 10, "words in a final; one word is 0.1 s", 1, 1000),
+        Option("partials", bool, True, "whether unfinished text is told"),
+        Option("slots", int, 1, "steps at once", 1, 10_000),
+        *(option for option in COMMON if option.name != "slots"),
+    )
+
+    def __init__(self, **options: Any) -> None:
+        values = parse(self.name, self.OPTIONS, options)
+        self._rtf: float = values["rtf"]
+        self._latency_s: float = values["latency_ms"] / 1000
+        self._words: int = values["words"]
+        self._partials: bool = values["partials"]
+        self._slots: int = values["slots"]
+        self._chance = Chance(values)
+        self._late_s = 0.0
+
+    async def load(self, report: Report) -> EngineInfo:
+        ready(report)
+        return EngineInfo(
+            model="synthetic",
+            version="1",
+            slots=self._slots,
+            synthetic=True,
+            capabilities=frozenset({"abortable"}),
+            facts={"rtf": self._rtf, "languages": ["any"], "partials": self._partials},
+        )
+
+    async def open(self, params: Mapping[str, Any], resume: Resume) -> _Session:
+        return _Session()
+
+    async def step(
+        self, session: _Session, items: Sequence[InputItem]
+    ) -> AsyncIterator[OutputEvent]:
+        data = b"".join(item.data for item in items if isinstance(item, Sound))
+        plan = self._chance.plan(1)
+        await self._wait(self._latency_s + self._rtf * len(data) / 2 / RATE)
+        strike(0, plan)
+        session.open += session.reader.feed(data)
+        while len(session.open) >= self._words:
+            yield _final(session.open[: self._words])
+            del session.open[: self._words]
+        if any(isinstance(item, End) for item in items) and session.open:
+            yield _final(session.open)
+            session.open.clear()
+        if not session.open:  # silence is done with at once
+            yield Final(text="", start=session.reader.at, end=session.reader.at)
+        elif self._partials:
+            first, last = session.open[0], session.open[-1]
+            yield Partial(text=_text(session.open), start=first.start, end=last.end)
+
+    async def _wait(self, seconds: float) -> None:
+        seconds = self._chance.vary(seconds) - self._late_s
+        self._late_s = max(0.0, -seconds)
+        if seconds <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        await asyncio.sleep(seconds)
+        late_s = min(loop.time() - due, _LATE_S)
+        self._late_s = min(self._late_s + max(0.0, late_s), _LATE_S * self._slots)
+
+    async def close(self, session: _Session) -> None:
+        return None
+
+    async def unload(self) -> None:
+        return None
+
+
+def _text(words: Sequence[Word]) -> str:
+    return " ".join(word.text for word in words)
+
+
+def _final(words: Sequence[Word]) -> Final:
+    return Final(text=_text(words), start=words[0].start, end=words[-1].end)

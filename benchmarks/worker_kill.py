@@ -65,7 +65,7 @@ class Speaker:
 async def ready_spares(server: Server) -> int:
     pools = await asyncio.to_thread(server.get, "/api/status")
     speech = next(p for p in pools["pools"] if p["kind"] == "speech")
-    return int(speech["ready"]) - 1
+    return sum(stage["stage"] == "ready" for stage in speech["stages"].values()) - 1
 
 
 async def main() -> int:

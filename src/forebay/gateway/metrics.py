@@ -37,7 +37,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -111,6 +111,7 @@ class GatewayMetrics:
         self.processes: Callable[[], dict[str, tuple[float, float]]] = dict
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Face(self))
+        ProcessCollector(registry=self._registry)  # CPU, memory, descriptors of this gateway
 
     # ------------------------------------------------------------------ what happened
     def connection_opened(self) -> None:

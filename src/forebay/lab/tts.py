@@ -90,6 +90,7 @@ class Result:
     failed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     points: list[tuple[float, float]] = field(default_factory=list)  # (s into run, latency s)
+    cuts: list[tuple[float, float]] = field(default_factory=list)  # (mark to audio, audio) in s
 
 
 def shipped_texts() -> dict[str, str]:
@@ -164,6 +165,7 @@ async def run(
         result.figures["server"] = await server.end()
     result.figures.update(figures(outcomes, begin, took_s))
     result.points = sorted((at - begin, s) for o in outcomes for at, s in o.latencies)
+    result.cuts = [pair for o in outcomes for pair in zip(o.cut_s, o.cut_audio_s, strict=True)]
     result.failed = judge(options, result.figures, outcomes)
     return result
 

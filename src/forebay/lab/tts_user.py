@@ -52,6 +52,7 @@ class Outcome:
     ttfa_s: float | None = None
     latencies: list[tuple[float, float]] = field(default_factory=list)  # (sent at, seconds)
     cut_s: list[float] = field(default_factory=list)  # clause mark sent -> its audio
+    cut_audio_s: list[float] = field(default_factory=list)  # beside each: its segment's audio
     gaps_s: list[float] = field(default_factory=list)  # dropped -> next chunk
     cancel_s: float | None = None
     audio_after_cancel: int = 0
@@ -85,6 +86,8 @@ class User:
         self._dropped_at: float | None = None
         self._cancelled_at: float | None = None
         self._known = False
+        self._segment_seq = 0
+        self._segment_s = 0.0
 
     async def run(self) -> Outcome:
         if self.plan.start_after_s:
@@ -131,7 +134,7 @@ class User:
                     self.outcome.audio_after_cancel += 1
                 chunk = self._state.chunk(message)
                 if chunk is not None:
-                    self._measure(chunk, now)
+                    self._measure(chunk, int(message["seq"]), now)
             case "tts_end":
                 self._state.over = True
                 self.outcome.ended = "cancelled" if message.get("cancelled") else "completed"
@@ -140,10 +143,14 @@ class User:
             case "error":
                 await self._error(self._state.error(message), str(message.get("code")))
 
-    def _measure(self, chunk: Chunk, now: float) -> None:
+    def _measure(self, chunk: Chunk, seq: int, now: float) -> None:
         out = self.outcome
         out.chunks += 1
-        out.audio_s += len(chunk.audio) / 2 / chunk.channels / chunk.sample_rate
+        audio_s = len(chunk.audio) / 2 / chunk.channels / chunk.sample_rate
+        out.audio_s += audio_s
+        # Pieces of one segment carry the same number: the newest when it was cut.
+        self._segment_s = audio_s + (self._segment_s if seq == self._segment_seq else 0.0)
+        self._segment_seq = seq
         if self._dropped_at is not None:
             out.gaps_s.append(now - self._dropped_at)
             self._dropped_at = None
@@ -155,6 +162,7 @@ class User:
         if last < len(self._sent_at):
             if chunk.text[-1] in "，。！？；：":
                 out.cut_s.append(now - self._sent_at[last])
+                out.cut_audio_s.append(self._segment_s)
             following = self._state.text[last + 1 : last + 2]
             if chunk.text[-1].isascii() and chunk.text[-1].isalnum() and following.isalnum():
                 out.split_words += following.isascii()

@@ -36,8 +36,9 @@ class Call:
     """One HTTP request as a job to be: what to run, on what, and how to answer.
 
     ``model`` names the pool, None takes the kind's first. ``stream``: the answer leaves as
-    it is made. ``units``: characters to be spoken, for the cost. ``request``: the dialect's
-    own struct, which its encoders read.
+    it is made. ``units``: characters to be spoken or samples to be heard, for the cost.
+    ``run_s``: model time it may take, None for the kind's. ``request``: the dialect's own
+    struct, which its encoders read.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class Call:
     stream: bool
     request: Any
     units: int = 0
+    run_s: float | None = None
 
 
 def decode_request(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

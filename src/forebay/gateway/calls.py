@@ -23,13 +23,14 @@ import msgspec
 import structlog
 
 from forebay.broker import GatewayPush, LeasePush
-from forebay.core.events import Audio, Ended, OutputEvent, TextDelta
+from forebay.core.events import Audio, Ended, InputItem, OutputEvent, TextDelta
 from forebay.core.kinds import Kind
 from forebay.core.spec import JobView, PoolView
 from forebay.dialects import error_of
 from forebay.dialects.openai_common import Call, error_object, status_of
 from forebay.dialects.openai_models import model_name, pool_for
 from forebay.errors import ForebayError, SlowClient, TooLarge
+from forebay.gateway.beside import drop_beside, set_beside
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.held import HeadGate, NoWire
 from forebay.gateway.hub import Reader
@@ -50,6 +51,7 @@ __all__ = [
     "Collector",
     "Ident",
     "Surface",
+    "answer_call",
     "read_body",
     "refuse",
     "request_id",
@@ -118,12 +120,31 @@ async def serve_call(
 
     Cancelling this cancels the job."""
     begun = ctx.clock()
-    request = request_id(scope)
     try:
         body = await read_body(receive, options.body_bytes)
         if body is None:
             return
         call = surface.parse(body)
+    except ForebayError as error:
+        await refuse(send, error, request_id(scope))
+        return
+    await answer_call(scope, receive, send, ctx, surface, options, call, begun)
+
+
+async def answer_call(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    ctx: GatewayContext,
+    surface: Surface,
+    options: CallOptions,
+    call: Call,
+    begun: float,
+) -> None:
+    """`serve_call` for a request that has been read and parsed. ``begun``: when it came."""
+    request = request_id(scope)
+    items: list[InputItem] = []
+    try:
         pool = pool_for(ctx.broker.pools(), call.kind, call.model)
         spec = ctx.spec(
             call.kind,
@@ -134,8 +155,14 @@ async def serve_call(
             detach_s=0,
             cost_s=_cost_s(call, pool),
         )
-        view = await ctx.broker.submit(spec, call.items, gateway=ctx.gateway_id)
+        if call.run_s is not None:
+            limits = msgspec.structs.replace(spec.deadlines, run_s=call.run_s)
+            spec = msgspec.structs.replace(spec, deadlines=limits)
+        for item in call.items:
+            items.append(await set_beside(ctx.blobs, item))
+        view = await ctx.broker.submit(spec, items, gateway=ctx.gateway_id)
     except ForebayError as error:
+        drop_beside(ctx.blobs, items)
         await refuse(send, error, request)
         return
     answer = _Answer(ctx, surface, call, view, send, begun, request, options)
@@ -151,6 +178,7 @@ async def serve_call(
             leaving = ctx.hub.spawn(_cancel(ctx, view.spec.id))
             if leaving is not None:
                 await asyncio.shield(leaving)
+        drop_beside(ctx.blobs, items)
 
 
 async def read_body(receive: Receive, limit: int) -> bytes | None:
@@ -396,6 +424,8 @@ def request_id(scope: Scope) -> str:
 
 def _cost_s(call: Call, pool: PoolView) -> float:
     """Model seconds this will probably take: what fairness counts."""
+    if call.kind is Kind.RECOGNITION:
+        return max(0.05, call.units / 16_000 * (0.3 if pool.rtf is None else pool.rtf))
     if call.kind is Kind.SPEECH:
         return max(0.05, call.units * 0.08 * (0.3 if pool.rtf is None else pool.rtf))
     return 1.0 if pool.service_s is None else max(0.05, pool.service_s)

@@ -13,11 +13,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import structlog
 
 from forebay.broker import Attachment, GatewayPush, LeasePush, OutputPush, PlacePush, SupersededPush
-from forebay.core.events import Audio, Ended, InputItem, OutputEvent, Sound
+from forebay.core.events import Audio, Ended, OutputEvent
 from forebay.core.intents import (
     Answer,
     Append,
@@ -62,17 +61,14 @@ from forebay.errors import (
     NotFound,
     ResumeNotAvailable,
     StateLost,
-    TooLarge,
 )
+from forebay.gateway.beside import set_beside
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.hub import AudioPace, Reader
 from forebay.gateway.notices import Notices
 from forebay.gateway.wire import Wire
 
 __all__ = ["Hold"]
-
-FILE_BYTES = 192 * 1024
-"""A file up to this travels in the stream; a larger one lies beside it, as a blob."""
 
 log = structlog.get_logger(__name__)
 
@@ -293,7 +289,7 @@ class Hold:
         attachment = self._attachment
         if attachment is None or attachment.number is None:
             raise StateLost("no job is held")
-        items = [await self._light(item) for item in effect.items]
+        items = [await set_beside(self._ctx.blobs, item) for item in effect.items]
         try:
             ack = await self._ctx.broker.append(
                 attachment.job,
@@ -309,19 +305,6 @@ class Hold:
             return None  # the job ended while this was on its way; its end is what they hear
         self.full = ack.over
         return Stored(ack.units, effect.tell)
-
-    async def _light(self, item: InputItem) -> InputItem:
-        """``item``, with a file that is too large for a stream put beside it."""
-        if not isinstance(item, Sound) or item.form != "file" or len(item.data) <= FILE_BYTES:
-            return item
-        blobs = self._ctx.blobs
-        if blobs is None:
-            raise TooLarge(
-                f"a file of {len(item.data)} bytes, expected no more than {FILE_BYTES}",
-                limit_bytes=FILE_BYTES,
-            )
-        name = await asyncio.to_thread(blobs.put, [item.data])
-        return msgspec.structs.replace(item, data=b"", blob=name)
 
     async def _deliver(self, effect: Deliver) -> Fact:
         view = self._view

@@ -16,6 +16,7 @@ from forebay.gateway.console import static
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.http import ROUTES as OPENAI_ROUTES
 from forebay.gateway.http import health as model_health
+from forebay.gateway.listening import ROUTES as LISTENING_ROUTES
 from forebay.gateway.responses import Receive, Scope, Send
 from forebay.gateway.routes import Handler, Route
 
@@ -77,7 +78,7 @@ def _first_message_s(scope: Scope, ctx: GatewayContext) -> float | None:
 
 def routes() -> list[Route]:
     """The table. Order does not matter."""
-    return [*_own(), *_jobs(), *_openai(), *_voice()]
+    return [*_own(), *_jobs(), *_openai(), *LISTENING_ROUTES, *_voice()]
 
 
 def _own() -> list[Route]:

@@ -1,0 +1,39 @@
+"""What is too large for a stream lies beside it, as a blob that the item names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+
+from forebay.blobs import LocalBlobs
+from forebay.core.events import InputItem, Sound
+from forebay.errors import TooLarge
+
+__all__ = ["FILE_BYTES", "drop_beside", "set_beside"]
+
+FILE_BYTES = 192 * 1024
+"""A file up to this travels in the stream."""
+
+
+async def set_beside(blobs: LocalBlobs | None, item: InputItem) -> InputItem:
+    """``item``, its file written to ``blobs`` where it is too large for a stream.
+
+    Raises `TooLarge` where there is no such place, `StoreFull` where it is full."""
+    if not isinstance(item, Sound) or item.form != "file" or len(item.data) <= FILE_BYTES:
+        return item
+    if blobs is None:
+        raise TooLarge(
+            f"a file of {len(item.data)} bytes, expected no more than {FILE_BYTES}",
+            limit_bytes=FILE_BYTES,
+        )
+    name = await asyncio.to_thread(blobs.put, [item.data])
+    return msgspec.structs.replace(item, data=b"", blob=name)
+
+
+def drop_beside(blobs: LocalBlobs | None, items: Iterable[InputItem]) -> None:
+    """Forget the blobs of ``items``: their job is over, or never was."""
+    for item in items:
+        if blobs is not None and isinstance(item, Sound) and item.blob:
+            blobs.drop(item.blob)

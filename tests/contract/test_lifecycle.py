@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from homes import Home, speech_spec
 
+from forebay.broker import FreedPush
 from forebay.core.events import Ended, Text
 from forebay.errors import NotFound
 
@@ -39,10 +40,13 @@ async def test_cancel_while_running_fences_at_once_and_frees_the_slot_when_it_is
     stored = await home.stored("a")
     assert [type(event).__name__ for event in stored] == ["Audio", "Ended"]
     assert "b" not in worker.leases  # the engine session is still open
+    await home.advance(0.2)
     worker.park("a")
     worker.park("a")
     await home.settle()
     assert "b" in worker.leases
+    (freed,) = [push for push in home.pushes if isinstance(push, FreedPush)]
+    assert freed.job == "a" and freed.after_s >= 0.2
     (pool,) = home.broker.pools()
     assert pool.free_credits == 0
 

@@ -52,6 +52,7 @@ __all__ = [
     "Credit",
     "Delivered",
     "Drain",
+    "FreedPush",
     "GatewayBroker",
     "GatewayPush",
     "GatewaySink",
@@ -107,7 +108,16 @@ class StatePush(msgspec.Struct, frozen=True, kw_only=True, tag_field="p", tag="s
     pool: str
 
 
-GatewayPush = OutputPush | PlacePush | LeasePush | SupersededPush | StatePush
+class FreedPush(msgspec.Struct, frozen=True, kw_only=True, tag_field="p", tag="freed"):
+    """The worker of a cancelled job has let go of it: its slot is free, ``after_s`` seconds
+    after the cancel. Goes to every gateway, whoever watched the job."""
+
+    job: str
+    pool: str
+    after_s: float
+
+
+GatewayPush = OutputPush | PlacePush | LeasePush | SupersededPush | StatePush | FreedPush
 GatewaySink = Callable[[GatewayPush], None]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from forebay.broker import Delivered, GatewayPush, GatewaySink, StatePush
+from forebay.broker import Delivered, FreedPush, GatewayPush, GatewaySink, StatePush
 from forebay.broker.journal import Journal
 from forebay.broker.local_state import ENTRY_BYTES, DeadLetter, Entry, PipeRecord, Pool, Worker
 from forebay.broker.timers import CallLater, Timers
@@ -105,6 +105,11 @@ class Base(ABC):
     def tell_state(self, pool: str) -> None:
         for sink in list(self.gateways.values()):
             sink(StatePush(pool=pool))
+
+    def freed(self, job: str, pool: str, after_s: float) -> None:
+        """A cancelled job's worker has let go of it."""
+        for sink in list(self.gateways.values()):
+            sink(FreedPush(job=job, pool=pool, after_s=after_s))
 
     def _on_pause(self, now: float) -> None:
         log.warning("broker.paused", grace_s=self.beats.ttl_s)

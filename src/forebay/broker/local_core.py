@@ -106,6 +106,9 @@ class Core(Dispatch):
         worker, attempt = self.workers.get(job.worker), job.attempt
         if job.phase is Phase.RUNNING:
             self.unlease(entry)
+            held = worker.held.get((entry.id, attempt)) if worker is not None else None
+            if held is not None and ended.state == "cancelled":
+                held.cancelled_s = self.clock()
         self.finish(entry, ended)
         if worker is not None and worker.sink is not None:
             worker.sink(CancelJob(job=entry.id, attempt=attempt, ended=ended))

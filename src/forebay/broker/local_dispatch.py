@@ -184,6 +184,8 @@ class Dispatch(Base):
         now = self.clock()
         held.pool.hold.add(now - held.since_s)
         held.pool.drain.add(now)
+        if held.cancelled_s is not None:
+            self.freed(job, held.pool.name, now - held.cancelled_s)
         for name in worker.pools:
             self.match(self.pools[name])
 

@@ -70,6 +70,7 @@ class Held:
 
     pool: Pool
     since_s: float
+    cancelled_s: float | None = None  # when its job was cancelled under it
 
 
 @dataclass(slots=True, eq=False)

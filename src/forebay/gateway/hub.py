@@ -25,6 +25,7 @@ from typing import Any
 import structlog
 
 from forebay.broker import (
+    FreedPush,
     GatewayBroker,
     GatewayPush,
     OutputPush,
@@ -62,7 +63,8 @@ class Hub:
         self.clock = clock
         self._readers: dict[str, list[Reader]] = {}
         self._listeners: dict[str, list[PushSink]] = {}
-        self._state_listeners: list[Callable[[StatePush], None]] = []
+        # News of no job that is read here: who hears it, by its type.
+        self._news: dict[type, list[Callable[[Any], None]]] = {StatePush: [], FreedPush: []}
         self._draining: dict[int, list[Reader]] = {}
         self._moved: dict[str, int] = {}
         self._reported_at = -DELIVERED_EVERY_S
@@ -225,13 +227,18 @@ class Hub:
 
     def on_state(self, sink: Callable[[StatePush], None]) -> Callable[[], None]:
         """Hear that a pool or a worker changed. Returns the call that ends it."""
-        self._state_listeners.append(sink)
-        return lambda: self._state_listeners.remove(sink)
+        self._news[StatePush].append(sink)
+        return lambda: self._news[StatePush].remove(sink)
+
+    def on_freed(self, sink: Callable[[FreedPush], None]) -> Callable[[], None]:
+        """Hear when a cancelled job's slot is free. Returns the call that ends it."""
+        self._news[FreedPush].append(sink)
+        return lambda: self._news[FreedPush].remove(sink)
 
     def sink(self, push: GatewayPush) -> None:
         """Take one push of the broker. Given to `GatewayBroker.open`."""
-        if isinstance(push, StatePush):
-            for tell in tuple(self._state_listeners):
+        if isinstance(push, StatePush | FreedPush):
+            for tell in tuple(self._news[type(push)]):
                 tell(push)
             return
         readers = self._readers.get(push.job)

@@ -169,6 +169,7 @@ class _Gateway:
         broker = await _broker(spec, stack)
         gateway_id = spec.gateway_id or f"g-{secrets.token_hex(4)}"
         hub = await stack.enter_async_context(Hub(broker, gateway_id, time.monotonic))
+        hub.on_freed(lambda push: metrics.slot_freed(push.pool.partition("/")[0], push.after_s))
         ctx = GatewayContext(
             broker=broker,
             hub=hub,

@@ -18,6 +18,7 @@ Names (the ``ws_gateway_*`` family is S1's, kept as its dashboards know it):
 ``forebay_deadlines_total{which}``             counter    connections closed by a deadline
 ``forebay_requests_total{route,status}``       counter    HTTP requests answered
 ``forebay_first_byte_seconds{kind}``           histogram  request to first text or audio
+``forebay_cancel_to_slot_free_seconds{kind}``  histogram  cancel to the worker's free slot
 ``forebay_resumes_total{answer}``              counter    resumes: exact, refused
 ``forebay_jobs{pool,state}``                   gauge      queued, running, parked
 ``forebay_workers{pool,state}``                gauge      known, ready
@@ -102,6 +103,7 @@ class GatewayMetrics:
         self.requests: Counter[tuple[str, int]] = Counter()
         self.resumes: Counter[str] = Counter()
         self.first_byte: dict[str, Histogram] = {}
+        self.freed: dict[str, Histogram] = {}
         self.insecure = False
         self.draining = False
         self.ttfa_ms: deque[float] = deque(maxlen=TTFA_WINDOW)
@@ -147,6 +149,10 @@ class GatewayMetrics:
         """Request received to first text handed to the transport."""
         self.ttft_ms.append(seconds * 1000)
         self._first("text", seconds)
+
+    def slot_freed(self, kind: str, seconds: float) -> None:
+        """A cancelled job of this kind has left its worker."""
+        self.freed.setdefault(kind, Histogram(FIRST_BYTE_BOUNDS_S)).observe(seconds)
 
     def refuse(self, reason: str) -> None:
         """A connection was turned away before any work."""
@@ -241,13 +247,15 @@ class _Face(Collector):
         yield _gauge("forebay_draining", "1: shutting down", m.draining)
 
     def _first_bytes(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily(
-            "forebay_first_byte_seconds", "request to first text or audio", labels=["kind"]
-        )
-        for kind, histogram in self._m.first_byte.items():
-            buckets, total = histogram.samples()
-            family.add_metric([kind], buckets, total)
-        yield family
+        for name, about, found in (
+            ("forebay_first_byte_seconds", "request to first text or audio", self._m.first_byte),
+            ("forebay_cancel_to_slot_free_seconds", "cancel to free slot", self._m.freed),
+        ):
+            family = HistogramMetricFamily(name, about, labels=["kind"])
+            for kind, histogram in found.items():
+                buckets, total = histogram.samples()
+                family.add_metric([kind], buckets, total)
+            yield family
 
     def _pools(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("forebay_jobs", "jobs by state", labels=["pool", "state"])

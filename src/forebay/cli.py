@@ -223,6 +223,89 @@ def bench_tts(
     raise typer.Exit(lab.main(options, output_json=output_json, report=report))
 
 
+@bench_app.command("asr")
+def bench_asr(
+    url: Annotated[str, typer.Option(help="WebSocket address of /ws/asr.")] = (
+        "ws://127.0.0.1:8600/ws/asr"
+    ),
+    scenario: Annotated[str, typer.Option(help="short, long, mixed or flat.")] = "short",
+    concurrency: Annotated[int, typer.Option(min=1, help="Speakers.")] = 50,
+    audio_s: Annotated[float, typer.Option(help="Seconds of speech each (flat).")] = 10.0,
+    chunk_ms: Annotated[int, typer.Option(help="Sound in one message.")] = 100,
+    duration: Annotated[
+        float, typer.Option(min=1, help="No new attempt later than this, in seconds.")
+    ] = 120.0,
+    ramp: Annotated[float, typer.Option(min=0, help="All have come after so many seconds.")] = 1.0,
+    drop_percent: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share that loses its line once, 0..1.")
+    ] = None,
+    words: Annotated[
+        bool, typer.Option(help="Check every word (synthetic recogniser only).")
+    ] = True,
+    output_json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="And a page.")] = None,
+    seed: Annotated[int, typer.Option(help="Who speaks how long, and who drops.")] = 1,
+    key: Key = None,
+) -> None:
+    """Many people speaking at once: lag, queue, losses; is it a fault or a lack of workers?"""
+    from forebay.lab import asr as lab
+
+    options = lab.Options(
+        url=url,
+        scenario=scenario,
+        concurrency=concurrency,
+        audio_s=audio_s,
+        chunk_ms=chunk_ms,
+        duration_s=duration,
+        ramp_s=ramp,
+        drop_percent=drop_percent,
+        words=words,
+        key=key,
+        seed=seed,
+    )
+    options.check()
+    raise typer.Exit(lab.main(options, output_json=output_json, report=report))
+
+
+@app.command()
+def capacity(
+    streams: Annotated[int | None, typer.Option(min=1, help="Live streams at once.")] = None,
+    rtf: Annotated[float | None, typer.Option(help="Model seconds per second of sound.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="How would so many do?")] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Concurrent steps of a worker.")] = 1,
+    max_wait: Annotated[float, typer.Option(min=0, help="p95 wait to stay below, seconds.")] = 1.0,
+    utilisation: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Of the simple rule shown beside it.")
+    ] = 0.8,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Play a minute out too.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+    config: ConfigFile = None,
+) -> None:
+    """Workers a load needs; without --streams, what a running server could still take."""
+    from forebay.commands import capacity as command
+
+    if streams is None and rtf is None:
+        from forebay.commands import jobs
+
+        raise typer.Exit(command.of_server(jobs.server(url, key, config), max_wait, as_json))
+    if streams is None or rtf is None:
+        raise ConfigError("--streams and --rtf belong together")
+    raise typer.Exit(
+        command.planned(
+            streams,
+            rtf,
+            workers=workers,
+            slots=slots,
+            max_wait_s=max_wait,
+            utilisation=utilisation,
+            simulate=simulate,
+            as_json=as_json,
+        )
+    )
+
+
 # ------------------------------------------------------------------------------ jobs
 
 

@@ -4,7 +4,7 @@ Two figures are kept apart. *Held*: a worker takes at most ``share x slots / RTF
 at once, so that it always keeps up; who comes later waits for one to leave. *Lag*: a stream
 that is held still waits for a slot each time it has sound, behind its neighbours on the same
 worker. Both grow without bound near full load, which is why the simple rule
-``workers = streams x RTF / utilisation`` is only a lower bound: with utilisation 1 it gives
+``workers = streams x RTF / utilisation`` knows half of it: with utilisation 1 it gives
 50 workers for 500 streams of RTF 0.1, each of them 100 % busy, and then one pause of any kind
 is never caught up.
 

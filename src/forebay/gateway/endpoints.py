@@ -10,6 +10,7 @@ from forebay.dialects.chat import TextChat, VoiceChat
 from forebay.dialects.tts import TtsDialect
 from forebay.gateway import faces
 from forebay.gateway.auth import PUBLIC, port_of
+from forebay.gateway.capacity import ROUTES as CAPACITY_ROUTES
 from forebay.gateway.chat import serve_chat
 from forebay.gateway.connection import serve_websocket
 from forebay.gateway.console import static
@@ -78,7 +79,7 @@ def _first_message_s(scope: Scope, ctx: GatewayContext) -> float | None:
 
 def routes() -> list[Route]:
     """The table. Order does not matter."""
-    return [*_own(), *_jobs(), *_openai(), *LISTENING_ROUTES, *_voice()]
+    return [*_own(), *_jobs(), *_openai(), *CAPACITY_ROUTES, *LISTENING_ROUTES, *_voice()]
 
 
 def _own() -> list[Route]:

@@ -1,0 +1,107 @@
+"""Recordings on disk: WAV files under names that the server made.
+
+A session's audio is collected beside the finished ones, headerless, and gets its header when
+it ends. Paths are below one folder and never contain anything a client said. All calls
+block: give them to a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import struct
+from pathlib import Path
+
+from forebay.core.audio import wav_header
+from forebay.errors import NotFound
+
+__all__ = ["Recordings"]
+
+HEADER_BYTES = 44
+_PATH = re.compile(r"[0-9a-f]{16}/[0-9a-f]{32}\.[a-z0-9]{2,5}")
+_JOB = re.compile(r"[0-9a-f]{32}")
+RATE = 16_000
+
+
+class Recordings:
+    """The folder of recordings, for its owner only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._parts = folder / "parts"
+
+    def append(self, job: str, data: bytes) -> None:
+        """Add 16 kHz mono samples to what was recorded of ``job``."""
+        self._parts.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self._parts / _checked(job)).open("ab") as file:
+            if file.tell() == 0:
+                file.write(wav_header(RATE, 1))
+            file.write(data)
+
+    def finish(self, job: str, tenant: str, user: str) -> str:
+        """Give the recording of ``job`` its final name and length. The path below the folder,
+        "" if nothing was recorded."""
+        part = self._parts / _checked(job)
+        if not part.is_file():
+            return ""
+        size = part.stat().st_size - HEADER_BYTES
+        with part.open("r+b") as file:
+            file.seek(4)
+            file.write(struct.pack("<I", min(size + 36, 0xFFFFFFFF)))
+            file.seek(40)
+            file.write(struct.pack("<I", min(size, 0xFFFFFFFF)))
+        path = f"{_owner(tenant, user)}/{job}.wav"
+        self._place(part, path)
+        return path
+
+    def keep(self, source: Path, job: str, tenant: str, suffix: str) -> str:
+        """Keep a file that was sent whole, as it is. The path below the folder."""
+        path = f"{_owner(tenant, '')}/{_checked(job)}.{suffix}"
+        target = self.folder / path
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        return path
+
+    def _place(self, part: Path, path: str) -> None:
+        target = self.folder / path
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part.replace(target)
+
+    def discard(self, job: str) -> None:
+        """Forget what was recorded of a job that is not kept."""
+        (self._parts / _checked(job)).unlink(missing_ok=True)
+
+    def path(self, path: str) -> Path:
+        """The file. Raises `NotFound` for a path that is none of ours or gone."""
+        if _PATH.fullmatch(path) is None or not (self.folder / path).is_file():
+            raise NotFound("no such recording")
+        return self.folder / path
+
+    def remove(self, path: str) -> None:
+        if _PATH.fullmatch(path) is not None:
+            (self.folder / path).unlink(missing_ok=True)
+
+    def clear_parts(self) -> int:
+        """Remove what a process that is gone left unfinished; how many."""
+        gone = 0
+        for part in self._parts.glob("*") if self._parts.is_dir() else ():
+            part.unlink(missing_ok=True)
+            gone += 1
+        return gone
+
+    def used_bytes(self) -> int:
+        if not self.folder.is_dir():
+            return 0
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+def _checked(job: str) -> str:
+    if _JOB.fullmatch(job) is None:
+        raise NotFound("no such recording")
+    return job
+
+
+def _owner(tenant: str, user: str) -> str:
+    """A folder's name for a user, from which nothing can be read back."""
+    return hashlib.sha256(f"{tenant}\0{user}".encode("utf-8", "replace")).hexdigest()[:16]

@@ -67,10 +67,11 @@ def slot_free_ms(server: Server, q: float) -> float:
 
 
 async def main() -> int:
-    wanted = options(__doc__ or "", cancels=400, at_once=8, engine="voices")
+    wanted = options(__doc__ or "", cancels=400, at_once=2, engine="voices")
     with serving(
         "--engine", f"speech={wanted.engine}", "--engine", "text=synthetic", ready_s=180
     ) as server:
+        await asyncio.to_thread(server.wait_spares)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
             done: list[tuple[float, int]] = []
             while len(done) < wanted.cancels:

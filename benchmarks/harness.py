@@ -86,6 +86,17 @@ class Server:
                 total += times.user + times.system
         return total
 
+    def wait_spares(self, limit_s: float = 60.0) -> None:
+        """Until no worker is loading any more: a spare that loads takes half a small machine."""
+        end = time.monotonic() + limit_s
+        while time.monotonic() < end:
+            pools = self.get("/api/status")["pools"]
+            ready = [sum(s["stage"] == "ready" for s in p["stages"].values()) for p in pools]
+            if all(count >= 2 for count in ready):
+                break
+            time.sleep(0.2)
+        time.sleep(1)
+
     def wait_ready(self, limit_s: float) -> None:
         end = time.monotonic() + limit_s
         while time.monotonic() < end:

@@ -19,7 +19,7 @@ from forebay.client.s1 import SpeechState
 async def main() -> int:
     wanted = options(__doc__ or "", sessions=1000, seconds=60.0)
     with serving("--engine", "speech=synthetic:slots=16", "--engine", "text=synthetic") as server:
-        await asyncio.sleep(15)  # spares have started by then
+        await asyncio.to_thread(server.wait_spares)
         before = server.cpu_s()
         await asyncio.sleep(wanted.seconds / 3)
         empty = (server.cpu_s() - before) / (wanted.seconds / 3)

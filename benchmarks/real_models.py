@@ -56,7 +56,7 @@ async def main() -> int:
     wanted = options(__doc__ or "", rounds=5)
     with serving(ready_s=300) as server:
         pools = server.get("/api/status")["pools"]
-        await asyncio.sleep(20)  # spares have loaded by then: they would take half the machine
+        await asyncio.to_thread(server.wait_spares)
         async with aiohttp.ClientSession() as http:
             url = server.tts.replace("/tts", "/chat")
             await ask(http, url, "Hello.")

@@ -23,7 +23,7 @@ from forebay.core.spec import JobSpec, WorkerInfo
 from forebay.core.stream import Stamper
 from forebay.errors import ForebayError, ResumeNotAvailable, StateLost
 from forebay.gateway.hub import AudioPace, Hub
-from forebay.gateway.reader import HOLD_BYTES, Reader
+from forebay.gateway.reader import HOLD_BYTES, HOLD_EVENTS, Reader
 
 ROW = KINDS[Kind.SPEECH]
 RATE = 16000
@@ -160,6 +160,19 @@ def test_an_event_that_comes_while_a_mark_is_looked_up_is_not_lost() -> None:
             await asyncio.sleep(0.01)
             s.write("c")
             assert s.heard() == "bc"
+
+    run(body())
+
+
+@pytest.mark.parametrize("events", [HOLD_EVENTS - 1, HOLD_EVENTS, 3 * HOLD_EVENTS])
+def test_a_finished_stream_of_any_length_is_read_to_its_end(events: int) -> None:
+    async def body() -> None:
+        async with scene() as s:
+            s.write(*("abcdef"[n % 6] for n in range(events)), seconds=0.01, end=True)
+            s.open()
+            await asyncio.sleep(1)
+            assert len(s.encoded) == events + 1
+            assert [e.state for e in s.ended] == ["completed"]
 
     run(body())
 

@@ -26,13 +26,14 @@ def restore(core: Core, journal: Journal) -> None:
         except Fenced as error:
             raise journal.unusable(f"job {saved.spec.id}: {error.message}") from error
     for spec in journal.load_pipes():
-        target = core.entries.get(spec.target)
-        if target is None or spec.source not in core.entries:
+        target, source = core.entries.get(spec.target), core.entries.get(spec.source)
+        if target is None or source is None:
             journal.piped(spec, done=True)
             continue
         record = PipeRecord(spec, IdentityFence(spec.copied), carried=False)
         core.pipes[spec.id] = record
         target.pipes.append(record)
+        source.feeds.append(record)
 
 
 def _restore_job(core: Core, journal: Journal, saved: Saved) -> None:

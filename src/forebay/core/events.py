@@ -43,6 +43,7 @@ __all__ = [
     "faded",
     "marks",
     "size_of",
+    "trim_text",
 ]
 
 EndState = Literal["completed", "failed", "cancelled", "expired"]
@@ -260,6 +261,14 @@ def marks(event: Output) -> dict[str, int]:
 def faded(event: OutputEvent) -> OutputEvent:
     """``event`` once a newer one of its type has replaced it: a number without content."""
     return msgspec.structs.replace(event, text="") if isinstance(event, Partial) else event
+
+
+def trim_text(event: TextDelta, have: int) -> TextDelta:
+    """What a reader with ``have`` characters lacks of ``event``: it, less, or empty text.
+
+    Offset, ordinal and cumulative counters stay: the trimmed event is the same event."""
+    extra = have - (event.chars - len(event.text))
+    return event if extra <= 0 else msgspec.structs.replace(event, text=event.text[extra:])
 
 
 def size_of(item: Input | Output) -> int:

@@ -8,7 +8,9 @@ is, a voice that fails leaves the text going on), and when both jobs are stopped
 
     idle ── ask ──▶ starting ── begun ──▶ answering ── text and voice over ──▶ idle or closed
                         └── not begun ──▶ idle or closed
+    idle ── back ──▶ starting: the jobs of an answer that a client came back to are found
     any ── stop, gone, slow, lost ──▶ both jobs stopped ──▶ idle or closed
+    resumable: gone, slow, superseded ──▶ both jobs left as they are ──▶ closed
 
 A voice connection (`once`) has one turn and is closed after it; a text connection keeps its
 history and goes on.
@@ -29,10 +31,14 @@ __all__ = [
     "TABLE",
     "Answering",
     "Ask",
+    "Back",
+    "Broken",
     "Clear",
     "Cleared",
     "CloseTurn",
+    "FindTurn",
     "Gone",
+    "LeaveTurn",
     "Lost",
     "NotStarted",
     "Ping",
@@ -45,6 +51,7 @@ __all__ = [
     "Started",
     "Stop",
     "StopTurn",
+    "Superseded",
     "TextDone",
     "TextOver",
     "Turn",
@@ -75,7 +82,8 @@ class TurnPhase(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """A prompt. ``speech``: parameters of a speech job, None for text only. ``messages``:
-    the conversation before, where the client keeps it; None: the connection's own."""
+    the conversation before, where the client keeps it; None: the connection's own.
+    ``resumable``: the answer outlives its connection, to be asked for again (`Back`)."""
 
     session: str
     prompt: str
@@ -84,6 +92,17 @@ class Ask:
     model: str = ""
     voice_model: str = ""
     notices: bool = False
+    resumable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Back:
+    """The client of a resumable answer is back. ``chars``, ``units``: how much of its text
+    and of its speech it has."""
+
+    session: str
+    chars: int = 0
+    units: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +122,12 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Both jobs exist; ``missing`` says why there is no voice although one was asked for."""
+    """Both jobs exist; ``missing`` says why there is no voice although one was asked for.
+    ``age_s``: of an answer that was found, how long it has taken, or took."""
 
     voice: bool
     missing: ForebayError | None = None
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +137,12 @@ class NotStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOver:
-    """The text job's terminal event, and what it wrote."""
+    """The text job's terminal event, and what it wrote after the first ``before`` characters."""
 
     ended: Ended
     error: ForebayError | None = None
     text: str = ""
+    before: int = 0
     calls: Sequence[Mapping[str, Any]] = ()
     usage: Usage | None = None
 
@@ -146,8 +168,33 @@ class Gone:
     """The connection is closed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A newer connection reads this answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """What the client sent cannot be taken."""
+
+    error: ForebayError
+
+
 TurnEvent = (
-    Ask | Stop | Clear | Ping | Started | NotStarted | TextOver | VoiceOver | Slow | Lost | Gone
+    Ask
+    | Back
+    | Stop
+    | Clear
+    | Ping
+    | Started
+    | NotStarted
+    | TextOver
+    | VoiceOver
+    | Slow
+    | Lost
+    | Gone
+    | Superseded
+    | Broken
 )
 
 
@@ -163,6 +210,13 @@ class StartTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class FindTurn:
+    """Find the jobs of this answer and hold them; report `Started` or `NotStarted`."""
+
+    back: Back
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """Open the readers."""
 
@@ -173,9 +227,16 @@ class StopTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaveTurn:
+    """Close the readers; both jobs go on without this connection, for their detach time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answering:
     session: str
     voice: bool
+    resumable: bool = False
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +291,13 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class CloseTurn:
-    """Close the connection normally."""
+    """Close the connection."""
+
+    code: int = 1000
+    reason: str = ""
 
 
-TurnEffect = StartTurn | Read | StopTurn | Say | CloseTurn
+TurnEffect = StartTurn | FindTurn | Read | StopTurn | LeaveTurn | Say | CloseTurn
 Effects = list[TurnEffect]
 
 
@@ -244,6 +308,8 @@ BUSY = (TurnPhase.STARTING, TurnPhase.ANSWERING)
 TABLE: dict[tuple[TurnPhase, type], str] = {
     (TurnPhase.IDLE, Ask): "_ask",
     **{(p, Ask): "_ask_busy" for p in BUSY},
+    (TurnPhase.IDLE, Back): "_back",
+    **{(p, Back): "_back_busy" for p in BUSY},
     **{(p, Stop): "_stop" for p in BUSY},
     (TurnPhase.IDLE, Stop): "_stop_idle",
     **{(p, Clear): "_clear" for p in (TurnPhase.IDLE, *BUSY)},
@@ -254,6 +320,8 @@ TABLE: dict[tuple[TurnPhase, type], str] = {
     (TurnPhase.ANSWERING, VoiceOver): "_voice_over",
     (TurnPhase.ANSWERING, Slow): "_slow",
     (TurnPhase.ANSWERING, Lost): "_lost",
+    **{(p, Superseded): "_superseded" for p in BUSY},
+    **{(p, Broken): "_broken" for p in (TurnPhase.IDLE, *BUSY)},
     (TurnPhase.IDLE, Gone): "_gone",
     **{(p, Gone): "_gone" for p in BUSY},
     (TurnPhase.CLOSED, Started): "_too_late",
@@ -267,6 +335,7 @@ class _Answer:
 
     ask: Ask
     began_s: float
+    resumed: bool = False
     voice: bool = False
     text_over: bool = False
     voice_over: Ended | None = None
@@ -321,6 +390,15 @@ class Turn:
         self._waiting.append(ask)
         return []
 
+    def _back(self, back: Back, now: float) -> Effects:
+        self.phase = TurnPhase.STARTING
+        ask = Ask(session=back.session, prompt="", messages=(), resumable=True)
+        self._answer = _Answer(ask, now, resumed=True)
+        return [FindTurn(back)]
+
+    def _back_busy(self, back: Back, now: float) -> Effects:
+        return self._fail(BadRequest("resume must be a connection's first message"), now)
+
     def _clear(self, event: Clear, now: float) -> Effects:
         self.history.clear()
         return [Say(Cleared())]
@@ -334,7 +412,10 @@ class Turn:
         answer = self._current()
         self.phase = TurnPhase.ANSWERING
         answer.voice = event.voice
-        effects: Effects = [Say(Answering(answer.ask.session, event.voice))]
+        answer.began_s -= event.age_s
+        ask = answer.ask
+        said = Answering(ask.session, event.voice, ask.resumable, answer.resumed)
+        effects: Effects = [Say(said)]
         if event.missing is not None:
             effects.append(Say(VoiceMissing(event.missing)))
         return [*effects, Read()]
@@ -353,7 +434,7 @@ class Turn:
             self._remember(answer.ask.prompt, event.text)
         done = TextDone(
             elapsed_ms=(now - answer.began_s) * 1000,
-            chars=len(event.text),
+            chars=event.before + len(event.text),
             calls=event.calls,
             usage=event.usage,
         )
@@ -406,7 +487,12 @@ class Turn:
 
     def _slow(self, event: Slow, now: float) -> Effects:
         error = SlowClient(f"the client took nothing for {event.limit_s:g} s")
+        if self._resumable:
+            return self._leave(CloseTurn(4408, error.message))
         return self._fail(error, now)
+
+    def _superseded(self, event: Superseded, now: float) -> Effects:
+        return self._leave(CloseTurn(4409, "superseded"))
 
     def _lost(self, event: Lost, now: float) -> Effects:
         return self._fail(event.error, now)
@@ -415,9 +501,24 @@ class Turn:
         return [StopTurn(), Say(TurnFailed(error)), *self._finish(now)]
 
     def _gone(self, event: Gone, now: float) -> Effects:
-        self.phase = TurnPhase.CLOSED
         self._waiting.clear()
+        if self._resumable:
+            return self._leave()
+        self.phase = TurnPhase.CLOSED
         return [StopTurn()]
+
+    @property
+    def _resumable(self) -> bool:
+        return self._answer is not None and self._answer.ask.resumable
+
+    def _leave(self, *close: TurnEffect) -> Effects:
+        self.phase = TurnPhase.CLOSED
+        self._answer = None
+        return [LeaveTurn(), *close]
+
+    def _broken(self, event: Broken, now: float) -> Effects:
+        """A mistake ends a voice connection; a text connection goes on."""
+        return self._fail(event.error, now) if self.once else [Say(TurnFailed(event.error))]
 
     def _too_late(self, event: Started, now: float) -> Effects:
         return [StopTurn()]

@@ -6,7 +6,8 @@ the voice orchestrator's (`VoiceChat`: one answer, `orchestrator_*` messages, au
 (`TextChat`: many answers on one connection).
 
 Additive for clients that know us: ``text_only``, ``messages``, ``voice``, ``speed``,
-``language``, ``model``, ``voice_model``, ``notices``.
+``language``, ``model``, ``voice_model``, ``notices``, ``resumable``. A client that set the last
+may come back on another connection with `resume`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
-from forebay.core.events import Audio, Notice, OutputEvent, TextDelta, ToolCalls
+from forebay.core.events import Audio, Notice, OutputEvent, TextDelta, ToolCalls, trim_text
 from forebay.core.intents import Finished, Started
 from forebay.core.spec import QueuePlace
 from forebay.core.turn import (
     Answering,
     Ask,
+    Back,
     Clear,
     Cleared,
     Ping,
@@ -38,13 +40,22 @@ from forebay.core.turn import (
 )
 from forebay.dialects import About, Frame, decode
 from forebay.dialects.tts import AUDIO_FORMAT, TtsDialect, speech_params
-from forebay.errors import BadRequest, ForebayError, Unsupported
+from forebay.errors import (
+    BadRequest,
+    ForebayError,
+    NotFound,
+    ResumeNotAvailable,
+    StateLost,
+    Unsupported,
+)
 
 __all__ = ["ChatDialect", "TextChat", "VoiceChat", "choose", "greeting", "refusal"]
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Word = Annotated[str, Meta(max_length=128)]
-ChatIntent = Ask | Stop | Clear | Ping
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Unit = Annotated[int, Meta(ge=-1, le=2**53)]
+ChatIntent = Ask | Back | Stop | Clear | Ping
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -65,7 +76,15 @@ class Prompt(msgspec.Struct, frozen=True):
     voice_model: Word = ""
     text_only: bool = False
     notices: bool = False
+    resumable: bool = False
     messages: Annotated[list[ChatMessage], Meta(max_length=400)] | None = None
+
+
+class ResumeMessage(msgspec.Struct, tag_field="type", tag="resume", frozen=True):
+    session_id: Name
+    chars_received: Count = 0
+    last_unit_index_received: Unit = -1
+    notices: bool = False
 
 
 class Typed(msgspec.Struct, frozen=True):
@@ -92,6 +111,7 @@ class CancelMessage(msgspec.Struct, tag_field="type", tag="cancel", frozen=True)
 
 _typed = msgspec.json.Decoder(Typed)
 _prompt = msgspec.json.Decoder(Prompt)
+_resume = msgspec.json.Decoder(ResumeMessage)
 _talk = msgspec.json.Decoder(Chat | ClearMessage | PingMessage | CancelMessage)
 
 
@@ -126,13 +146,14 @@ class ChatDialect(Protocol):
 
     def say(self, what: Said) -> Sequence[Frame]: ...
 
-    def text(self, event: OutputEvent) -> Sequence[Frame]:
-        """The frames of one event of the text job; its end is said by `say`."""
+    def text(self, state: Any, event: OutputEvent, *, have: int = 0) -> Sequence[Frame]:
+        """The frames of one event of the text job, trimmed to what a client with ``have``
+        characters lacks; its end is said by `say`."""
 
-    def audio(self, event: OutputEvent, about: About) -> Sequence[Frame]:
-        """The frames of one event of the speech job; its end is said by `say`."""
+    def audio(self, event: OutputEvent, about: About, *, have: int = 0) -> Sequence[Frame]:
+        """The same of the speech job, for a client with ``have`` units."""
 
-    def voice(self, about: About) -> Sequence[Frame]:
+    def voice(self, about: About, *, resumed: bool = False) -> Sequence[Frame]:
         """The speech job exists: what its client must know before its audio."""
 
     def place(self, state: Any, place: QueuePlace | None) -> Sequence[Frame]: ...
@@ -149,9 +170,9 @@ def choose(frame: Frame, voice: VoiceChat, text: TextChat) -> ChatDialect:
     first = decode(_typed, frame)
     if first.type in ("chat", "clear", "ping"):
         return text
-    if bytes(first.prompt) or not first.type:
+    if bytes(first.prompt) or first.type in ("", "resume"):
         return voice
-    raise BadRequest("the first message must carry prompt, or type chat")
+    raise BadRequest("the first message must carry prompt, or be of type chat or resume")
 
 
 def refusal(error: ForebayError) -> str:
@@ -160,7 +181,13 @@ def refusal(error: ForebayError) -> str:
 
 
 def _code(error: ForebayError) -> str:
-    return "bad_request" if isinstance(error, BadRequest) else "internal_error"
+    match error:
+        case BadRequest():
+            return "bad_request"
+        case ResumeNotAvailable() | StateLost() | NotFound():
+            return "resume_not_available"
+        case _:
+            return "internal_error"
 
 
 def _facts(error: ForebayError) -> dict[str, Any]:
@@ -168,20 +195,21 @@ def _facts(error: ForebayError) -> dict[str, Any]:
     facts: dict[str, Any] = {"detail_code": error.code}
     if error.retry_after_s is not None:
         facts["retry_after_s"] = error.retry_after_s
-    facts.update({k: error.details[k] for k in ("tokens", "limit") if k in error.details})
+    facts.update({k: error.details[k] for k in ("reason", "tokens", "limit") if k in error.details})
     return facts
 
 
-def _delta(event: OutputEvent) -> Sequence[Frame]:
+def _delta(event: OutputEvent, *, have: int = 0, notices: bool = False) -> Sequence[Frame]:
     match event:
         case TextDelta():
+            event = trim_text(event, have)
             return (_text(type="llm_delta", delta=event.text),) if event.text else ()
         case ToolCalls():
             return (_text(type="tool_calls_delta", tool_calls=event.calls),)
         case Notice():
             return (
                 _text(
-                    type="orchestrator_warning",
+                    type="notice" if notices else "orchestrator_warning",
                     code=event.code,
                     message=event.message,
                     details=event.details,
@@ -218,8 +246,17 @@ class VoiceChat:
         typed = decode(_typed, frame)
         if typed.type == "cancel":
             return state or State(), (Stop(),)
+        if typed.type == "resume":
+            back = decode(_resume, frame)
+            return State(session=back.session_id, notices=back.notices), (
+                Back(
+                    session=back.session_id,
+                    chars=back.chars_received,
+                    units=back.last_unit_index_received + 1,
+                ),
+            )
         if typed.type:
-            raise BadRequest("unknown message type, expected a prompt or cancel")
+            raise BadRequest("unknown message type, expected a prompt, resume or cancel")
         message = decode(_prompt, frame)
         _bounded(message.prompt, self._prompt_chars)
         state = State(session=message.session_id, notices=message.notices)
@@ -247,6 +284,7 @@ class VoiceChat:
             model=message.model,
             voice_model=message.voice_model,
             notices=message.notices,
+            resumable=message.resumable,
         )
 
     # -------------------------------------------------------------------- encoding
@@ -254,12 +292,15 @@ class VoiceChat:
     def say(self, what: Said) -> Sequence[Frame]:
         match what:
             case Answering():
+                more = {"resumed": True} if what.resumed else {}
                 return (
                     _text(
                         type="orchestrator_start",
                         session_id=what.session,
                         tts_flush_min_chars=self._flush_min_chars,
                         tts_flush_on_punct=self._flush_on_punct,
+                        resumable=what.resumable,
+                        **more,
                     ),
                 )
             case VoiceMissing():
@@ -308,14 +349,14 @@ class VoiceChat:
             }
         return _text(**message)
 
-    def text(self, event: OutputEvent) -> Sequence[Frame]:
-        return _delta(event)
+    def text(self, state: State | None, event: OutputEvent, *, have: int = 0) -> Sequence[Frame]:
+        return _delta(event, have=have, notices=state is not None and state.notices)
 
-    def audio(self, event: OutputEvent, about: About) -> Sequence[Frame]:
-        return self._tts.encode(event, about) if isinstance(event, Audio) else ()
+    def audio(self, event: OutputEvent, about: About, *, have: int = 0) -> Sequence[Frame]:
+        return self._tts.encode(event, about, have=have) if isinstance(event, Audio) else ()
 
-    def voice(self, about: About) -> Sequence[Frame]:
-        return self._tts.answer(Started(True, 0, -1), about)
+    def voice(self, about: About, *, resumed: bool = False) -> Sequence[Frame]:
+        return self._tts.answer(Started(not resumed, 0, -1), about)
 
     def place(self, state: State | None, place: QueuePlace | None) -> Sequence[Frame]:
         if state is None or not state.notices:
@@ -372,13 +413,13 @@ class TextChat:
             case _:
                 return ()
 
-    def text(self, event: OutputEvent) -> Sequence[Frame]:
+    def text(self, state: Any, event: OutputEvent, *, have: int = 0) -> Sequence[Frame]:
         return _delta(event)
 
-    def audio(self, event: OutputEvent, about: About) -> Sequence[Frame]:
+    def audio(self, event: OutputEvent, about: About, *, have: int = 0) -> Sequence[Frame]:
         return ()
 
-    def voice(self, about: About) -> Sequence[Frame]:
+    def voice(self, about: About, *, resumed: bool = False) -> Sequence[Frame]:
         return ()
 
     def place(self, state: Any, place: QueuePlace | None) -> Sequence[Frame]:

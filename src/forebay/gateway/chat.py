@@ -7,29 +7,30 @@ carries what `core.turn` wants done to the broker, the hub and the socket.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 import structlog
 
-from forebay.broker import Attachment, GatewayPush, LeasePush, PlacePush
-from forebay.core.events import Audio, Ended, OutputEvent, Prompt, TextDelta, ToolCalls, Usage
+from forebay.broker import Attachment, GatewayPush, LeasePush, PlacePush, SupersededPush
+from forebay.core.events import Audio, Ended, OutputEvent, TextDelta, trim_text
 from forebay.core.kinds import Kind
-from forebay.core.spec import JobSpec, PipeSpec
 from forebay.core.turn import (
     Answering,
-    Ask,
+    Back,
+    Broken,
     CloseTurn,
+    FindTurn,
     Gone,
+    LeaveTurn,
     Lost,
-    NotStarted,
     Read,
     Say,
     Slow,
-    Started,
     StartTurn,
     StopTurn,
+    Superseded,
     TextOver,
     Turn,
     TurnEffect,
@@ -42,10 +43,10 @@ from forebay.dialects import About, Frame, error_of
 from forebay.dialects.chat import ChatDialect, TextChat, VoiceChat, choose, greeting, refusal
 from forebay.dialects.tts import TtsDialect
 from forebay.errors import ForebayError
+from forebay.gateway.answer import Answer
 from forebay.gateway.connection import Frames, Receive, Scope, Send, accepted_wire
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.hub import AudioPace, Reader
-from forebay.gateway.pipes import Carrier, carry
 from forebay.gateway.wire import Wire
 
 __all__ = ["Greeting", "serve_chat"]
@@ -138,56 +139,6 @@ async def _converse(
             await asyncio.shield(leaving)
 
 
-class _Gathered:
-    """What a text job has said so far."""
-
-    __slots__ = ("calls", "parts", "usage")
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.calls: Sequence[Any] = ()
-        self.usage: Usage | None = None
-
-    def take(self, event: OutputEvent) -> None:
-        match event:
-            case TextDelta():
-                self.parts.append(event.text)
-            case ToolCalls():
-                self.calls = event.calls
-            case Usage():
-                self.usage = event
-
-
-class _Jobs:
-    """The two jobs of one answer, what this connection holds of them, and their readers."""
-
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
-        self.text: Attachment | None = None
-        self.speech: Attachment | None = None
-        self.carrier: Carrier | None = None
-        self.readers: list[Reader] = []
-        self.stops: list[Callable[[], None]] = []
-        self.gathered = _Gathered()
-        self.asked_at = 0.0
-        self.first_text_at: float | None = None
-        self.sounded = False
-        self.waits = False
-
-    def close(self) -> list[Attachment]:
-        """Stop reading and carrying; what is still attached, to be detached."""
-        for reader in self.readers:
-            reader.close()
-        for stop in self.stops:
-            stop()
-        self.stops.clear()
-        if self.carrier is not None:
-            self.carrier.close()
-        held = [a for a in (self.text, self.speech) if a is not None]
-        self.text = self.speech = None
-        return held
-
-
 class _Conversation:
     def __init__(self, ctx: GatewayContext, dialect: ChatDialect, wire: Wire, tenant: str) -> None:
         self._ctx = ctx
@@ -200,7 +151,7 @@ class _Conversation:
             system_prompt=ctx.chat.system_prompt,
             history_messages=ctx.chat.history_messages,
         )
-        self._jobs: _Jobs | None = None
+        self._jobs: Answer | None = None
 
     # -------------------------------------------------------------------- entrances
 
@@ -211,14 +162,16 @@ class _Conversation:
             for intent in intents:
                 await self._carry(self._receive(intent))
         except ForebayError as error:
-            await self._broken(error)
+            await self._carry(self._receive(Broken(error)))
         except Exception as error:  # noqa: BLE001 - the supervised boundary of one connection
             log.error("conversation.failed", error=type(error).__name__, exc_info=error)
-            await self._broken(ForebayError("the gateway failed, this connection cannot go on"))
+            failure = ForebayError("the gateway failed, this connection cannot go on")
+            await self._carry(self._receive(Broken(failure)))
 
     async def leave(self) -> None:
-        """The connection is closed: without a handle to come back with, that is cancel."""
+        """The connection is closed: for who has no handle to come back with, that is cancel."""
         await self._carry(self._receive(Gone()))
+        await self._end(stop=False)  # an answer that is over is still held
 
     def drain(self) -> None:
         """The gateway is shutting down: an answer under way is the last one."""
@@ -230,19 +183,12 @@ class _Conversation:
         """Take a fact from a callback, now; what has to wait is done by the hub's tasks."""
         later: list[TurnEffect] = []
         for effect in self._receive(fact):
-            if later or isinstance(effect, StartTurn | StopTurn):
+            if later or isinstance(effect, StartTurn | FindTurn | StopTurn | LeaveTurn):
                 later.append(effect)
             else:
                 self._now(effect)
         if later:
             self._ctx.hub.spawn(self._carry(later))
-
-    async def _broken(self, error: ForebayError) -> None:
-        """An error of the connection itself: a voice connection ends with it."""
-        self._say(TurnFailed(error))
-        if self._dialect.once:
-            self._wire.close(1000)
-            await self.leave()
 
     # --------------------------------------------------------------------- machine
 
@@ -252,12 +198,12 @@ class _Conversation:
     async def _carry(self, effects: Sequence[TurnEffect]) -> None:
         for effect in effects:
             match effect:
-                case StartTurn():
+                case StartTurn() | FindTurn():
                     fact = await self._start(effect)
                     if fact is not None:
                         await self._carry(self._receive(fact))
-                case StopTurn():
-                    await self._stop()
+                case StopTurn() | LeaveTurn():
+                    await self._end(stop=isinstance(effect, StopTurn))
                 case _:
                     self._now(effect)
 
@@ -267,8 +213,8 @@ class _Conversation:
                 self._say(what)
             case Read():
                 self._read()
-            case CloseTurn():
-                self._wire.close(1000)
+            case CloseTurn(code, reason):
+                self._wire.close(code, reason)
 
     def _say(self, what: Any) -> None:
         if isinstance(what, TurnFailed):
@@ -276,84 +222,37 @@ class _Conversation:
         self._send(self._dialect.say(what))
         jobs = self._jobs
         if isinstance(what, Answering) and what.voice and jobs is not None:
-            self._send(self._dialect.voice(self._about(jobs)))
+            self._send(self._dialect.voice(self._about(jobs), resumed=what.resumed))
 
     def _send(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             self._wire.send(frame)
 
     @staticmethod
-    def _about(jobs: _Jobs) -> About:
-        return About(session=jobs.ask.session, params=jobs.ask.speech or {})
+    def _about(jobs: Answer) -> About:
+        return About(session=jobs.back.session, params=jobs.voice)
 
     # ---------------------------------------------------------------- starting, ending
 
-    async def _start(self, effect: StartTurn) -> TurnEvent | None:
-        """Make the jobs of an answer; None when it was stopped meanwhile."""
-        await self._stop()
-        jobs = self._jobs = _Jobs(effect.ask)
-        jobs.asked_at = self._ctx.clock()
-        fact = await self._submit_both(jobs, effect)
+    async def _start(self, effect: StartTurn | FindTurn) -> TurnEvent | None:
+        """Make or find the jobs of an answer; None when it was stopped meanwhile."""
+        await self._end(stop=True)
+        asked = isinstance(effect, StartTurn)
+        back = Back(session=effect.ask.session) if isinstance(effect, StartTurn) else effect.back
+        jobs = self._jobs = Answer(
+            self._ctx, self._tenant, back, lambda push: self._hear(jobs, push)
+        )
+        fact = await (jobs.begin(effect) if isinstance(effect, StartTurn) else jobs.find())
         if self._jobs is jobs:
             return fact
-        for attachment in jobs.close():
-            await self._give_back(attachment)
+        await (jobs.stop() if asked else jobs.leave())
         return None
 
-    async def _submit_both(self, jobs: _Jobs, effect: StartTurn) -> TurnEvent:
-        """The text job goes first: its first word is what takes longest."""
-        ask = effect.ask
-        try:
-            jobs.text = await self._submit(
-                jobs,
-                self._spec(Kind.TEXT, self._ctx.chat.sampling, ask.model),
-                [Prompt(messages=effect.messages)],
-            )
-        except ForebayError as error:
-            return NotStarted(error)
-        if ask.speech is None:
-            return Started(voice=False)
-        try:
-            jobs.speech = await self._submit(
-                jobs, self._spec(Kind.SPEECH, ask.speech, ask.voice_model), []
-            )
-            pipe = PipeSpec(
-                id=self._ctx.new_id(), source=jobs.text.job, target=jobs.speech.job, map="speak"
-            )
-            jobs.carrier = await carry(self._ctx.hub, pipe)
-        except ForebayError as error:
-            if jobs.speech is not None:
-                await self._give_back(jobs.speech)
-                jobs.speech = None
-            return Started(voice=False, missing=error)
-        self._ctx.metrics.session_started()
-        return Started(voice=True)
-
-    def _spec(self, kind: Kind, params: Any, model: str) -> JobSpec:
-        return self._ctx.spec(
-            kind, params, tenant=self._tenant, dialect="chat", model=model, detach_s=0.0
-        )
-
-    async def _submit(self, jobs: _Jobs, spec: JobSpec, items: list[Any]) -> Attachment:
-        broker, gateway = self._ctx.broker, self._ctx.gateway_id
-        jobs.stops.append(self._ctx.hub.listen(spec.id, self._hear))
-        view = await broker.submit(spec, items, gateway=gateway)
-        return await broker.attach(view.spec.id, gateway=gateway, write=False)
-
-    async def _stop(self) -> None:
-        """Stop the answer, if one is under way. A job that is over stays as it ended."""
+    async def _end(self, *, stop: bool) -> None:
+        """Stop the answer, or leave it, if one is under way."""
         jobs, self._jobs = self._jobs, None
-        if jobs is None:
-            return
-        for attachment in jobs.close():
-            await self._give_back(attachment)
-
-    async def _give_back(self, attachment: Attachment) -> None:
-        try:
-            await self._ctx.broker.cancel(attachment.job, reason="client")
-            await self._ctx.broker.detach(attachment)
-        except ForebayError as error:
-            log.debug("chat.not_stopped", job=attachment.job, code=error.code)
+        if jobs is not None:
+            await (jobs.stop() if stop else jobs.leave())
 
     # --------------------------------------------------------------------- reading
 
@@ -361,36 +260,40 @@ class _Conversation:
         jobs = self._jobs
         if jobs is None or jobs.text is None:
             return
+        have, state = jobs.back.chars, self._state
         jobs.readers.append(
             self._open(
                 jobs.text,
                 Kind.TEXT,
-                encode=self._dialect.text,
+                have,
+                encode=lambda event: self._dialect.text(state, event, have=have),
                 on_sent=lambda event: self._text_sent(jobs, event),
                 on_end=lambda ended: self.tell(self._text_over(jobs, ended)),
             )
         )
-        if jobs.speech is None or jobs.ask.speech is None:
+        if jobs.speech is None:
             return
-        about = self._about(jobs)
+        about, units = self._about(jobs), jobs.back.units
         pace_s = self._ctx.rows[Kind.SPEECH].pace_s
         jobs.readers.append(
             self._open(
                 jobs.speech,
                 Kind.SPEECH,
-                encode=lambda event: self._dialect.audio(event, about),
-                pace=AudioPace(pace_s, int(jobs.ask.speech["sample_rate"])),
+                units,
+                encode=lambda event: self._dialect.audio(event, about, have=units),
+                pace=AudioPace(pace_s, int(about.params["sample_rate"])),
                 on_sent=lambda event: self._audio_sent(jobs, event),
                 on_end=lambda ended: self.tell(VoiceOver(ended, _error(ended))),
             )
         )
 
-    def _open(self, held: Attachment, kind: Kind, **how: Any) -> Reader:
+    def _open(self, held: Attachment, kind: Kind, have: int, **how: Any) -> Reader:
         row = self._ctx.rows[kind]
         return self._ctx.hub.open(
             held.job,
             epoch=held.view.epoch,
-            after=0,
+            after=None if have else 0,
+            mark=(row.counter, have) if have else None,
             wire=self._wire,
             row=row,
             on_slow=lambda reader: self.tell(Slow(row.slow_reader_s)),
@@ -398,39 +301,44 @@ class _Conversation:
             **how,
         )
 
-    def _text_sent(self, jobs: _Jobs, event: OutputEvent) -> None:
+    def _text_sent(self, jobs: Answer, event: OutputEvent) -> None:
+        if isinstance(event, TextDelta):
+            event = trim_text(event, jobs.back.chars)
         jobs.gathered.take(event)
-        if isinstance(event, TextDelta) and jobs.first_text_at is None:
+        if isinstance(event, TextDelta) and jobs.first_text_at is None and not jobs.resumed:
             jobs.first_text_at = self._ctx.clock()
             self._ctx.metrics.ttft(jobs.first_text_at - jobs.asked_at)
 
-    def _audio_sent(self, jobs: _Jobs, event: OutputEvent) -> None:
-        if isinstance(event, Audio) and not jobs.sounded:
+    def _audio_sent(self, jobs: Answer, event: OutputEvent) -> None:
+        if isinstance(event, Audio) and not jobs.sounded and not jobs.resumed:
             jobs.sounded = True
             began = jobs.first_text_at if jobs.first_text_at is not None else jobs.asked_at
             self._ctx.metrics.ttfa(self._ctx.clock() - began)
 
     @staticmethod
-    def _text_over(jobs: _Jobs, ended: Ended) -> TextOver:
+    def _text_over(jobs: Answer, ended: Ended) -> TextOver:
         said = jobs.gathered
         return TextOver(
             ended=ended,
             error=_error(ended),
             text="".join(said.parts),
+            before=jobs.back.chars,
             calls=said.calls,
             usage=said.usage,
         )
 
-    def _hear(self, push: GatewayPush) -> None:
-        jobs = self._jobs
-        if jobs is None:
+    def _hear(self, jobs: Answer, push: GatewayPush) -> None:
+        if jobs is not self._jobs:
             return
-        if isinstance(push, PlacePush):
-            jobs.waits = True
-            self._send(self._dialect.place(self._state, push.place))
-        elif isinstance(push, LeasePush) and push.running and jobs.waits:
-            jobs.waits = False
-            self._send(self._dialect.place(self._state, None))
+        match push:
+            case SupersededPush() if jobs.text is not None and push.number == jobs.text.number:
+                self.tell(Superseded())
+            case PlacePush():
+                jobs.waits = True
+                self._send(self._dialect.place(self._state, push.place))
+            case LeasePush() if push.running and jobs.waits:
+                jobs.waits = False
+                self._send(self._dialect.place(self._state, None))
 
 
 def _error(ended: Ended) -> ForebayError | None:

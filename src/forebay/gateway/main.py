@@ -42,6 +42,7 @@ from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import Personality, personality
+from forebay.gateway.pipes import adopt
 from forebay.gateway.server import GatewayServer
 from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
 
@@ -169,6 +170,7 @@ class _Gateway:
         broker = await _broker(spec, stack)
         gateway_id = spec.gateway_id or f"g-{secrets.token_hex(4)}"
         hub = await stack.enter_async_context(Hub(broker, gateway_id, time.monotonic))
+        await adopt(hub)  # what the journal brought back flows on
         hub.on_freed(lambda push: metrics.slot_freed(push.pool.partition("/")[0], push.after_s))
         ctx = GatewayContext(
             broker=broker,

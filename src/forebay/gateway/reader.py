@@ -76,6 +76,7 @@ class Reader:
         "_held_bytes",
         "_hub",
         "_mark",
+        "_more",
         "_on_end",
         "_on_push",
         "_on_reset",
@@ -117,6 +118,7 @@ class Reader:
         self.closed = False
         self._epoch = epoch
         self._mark = mark
+        self._more = False  # the last pull was a full page: the head is not known
         self._encode = encode
         self._row = row
         self._pace = pace
@@ -222,7 +224,7 @@ class Reader:
             if not self._may_send():
                 return
             self._send(shared)
-        if not self.closed and self._pulling is None and not self._at.live:
+        if not self.closed and self._pulling is None and (self._more or not self._at.live):
             self._pull()
 
     def _may_send(self) -> bool:
@@ -303,6 +305,7 @@ class Reader:
         if failure is not None:
             self._reset(failure)
             return
+        self._more = len(events) >= HOLD_EVENTS
         if events:
             self._take(events)
         elif head == self._at.head:

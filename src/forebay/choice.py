@@ -32,7 +32,7 @@ __all__ = [
     "with_defaults",
 ]
 
-SERVED = (Kind.TEXT, Kind.SPEECH)
+SERVED = (Kind.TEXT, Kind.SPEECH, Kind.RECOGNITION)
 """The kinds this build has engines and dialects for."""
 
 DEFAULT_MODELS = {
@@ -46,7 +46,9 @@ DEFAULT_MODELS = {
 _ENGINES: dict[Kind, Setting[list[str]]] = {
     Kind.TEXT: table.TEXT_ENGINES,
     Kind.SPEECH: table.SPEECH_ENGINES,
+    Kind.RECOGNITION: table.RECOGNITION_ENGINES,
 }
+_DEFAULTS = {Kind.TEXT: "llama", Kind.SPEECH: "voices", Kind.RECOGNITION: "moonshine"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +175,7 @@ def _of_kind(config: Config, kind: Kind, folder: Path) -> Iterable[EngineChoice]
     if not asked and kind is Kind.TEXT and config[table.UPSTREAM_URL]:
         asked, why = ["openai"], config.source(table.UPSTREAM_URL)
     if not asked:
-        asked, why = [{Kind.TEXT: "llama", Kind.SPEECH: "voices"}[kind]], "default"
+        asked, why = _by_default(kind), "default"
     for text in asked:
         name, own = parse_engine(kind, text)
         options = with_defaults(config, kind, name, folder, own)
@@ -187,6 +189,18 @@ def _of_kind(config: Config, kind: Kind, folder: Path) -> Iterable[EngineChoice]
             why=why,
             state=engine_state(kind, name, folder, own_model=own_model),
         )
+
+
+def _by_default(kind: Kind) -> list[str]:
+    """Text and speech always have an engine, if only to say what it lacks; the others have
+    one where its packages are installed."""
+    name = _DEFAULTS[kind]
+    if kind in (Kind.TEXT, Kind.SPEECH):
+        return [name]
+    entry = REGISTRY.get((kind, name))
+    if entry is None or any(importlib.util.find_spec(m) is None for m in entry.modules):
+        return []
+    return [name]
 
 
 _OPENAI: dict[str, Setting[Any]] = {

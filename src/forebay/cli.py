@@ -131,7 +131,7 @@ def serve(
 @app.command()
 def worker(
     broker: Annotated[str, typer.Option(metavar="URL", help="unix:///path of a gateway's link.")],
-    kind: Annotated[str, typer.Option(help="text or speech.")],
+    kind: Annotated[str, typer.Option(help="text, speech or recognition.")],
     engine: Annotated[str, typer.Option(metavar="NAME[:k=v,...]", help="Engine and options.")],
     slots: Annotated[int | None, typer.Option(help="Concurrent steps.")] = None,
     model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
@@ -140,6 +140,9 @@ def worker(
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
     steps_file: Annotated[str | None, typer.Option("--steps-file", hidden=True)] = None,
     row_file: Annotated[Path | None, typer.Option("--row-file", hidden=True)] = None,
+    blobs_dir: Annotated[
+        Path | None, typer.Option("--blobs-dir", help="The gateway's folder of large files.")
+    ] = None,
 ) -> None:
     """Serve one kind with one engine, attached to a gateway."""
     from forebay.commands import worker as command
@@ -156,6 +159,7 @@ def worker(
             supervised=supervised,
             steps_file=steps_file,
             row_file=row_file,
+            blobs_dir=blobs_dir,
         )
     )
 

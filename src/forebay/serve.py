@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from forebay.blobs import FOLDER
 from forebay.broker.local import default_store_bytes
 from forebay.broker.local_base import Settings as BrokerSettings
 from forebay.choice import EngineChoice, choose, models_dir
@@ -53,7 +54,11 @@ SAMPLING: tuple[Setting[Any], ...] = (
     table.FREQUENCY_PENALTY,
 )
 """Settings whose key is the name of a text parameter."""
-WORKERS = {Kind.TEXT: table.TEXT_WORKERS, Kind.SPEECH: table.SPEECH_WORKERS}
+WORKERS = {
+    Kind.TEXT: table.TEXT_WORKERS,
+    Kind.SPEECH: table.SPEECH_WORKERS,
+    Kind.RECOGNITION: table.RECOGNITION_WORKERS,
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -326,6 +331,7 @@ def _workers(config: Config, able: list[EngineChoice], places: _Places) -> Itera
             *_self(), "worker",
             "--broker", f"unix://{places.link}",
             "--kind", str(choice.kind),
+            "--blobs-dir", str(places.data.absolute() / FOLDER),
             "--engine", choice.text(_secret_files(choice, places.run, index)),
         ]  # fmt: skip
         if choice.pool:

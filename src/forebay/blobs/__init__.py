@@ -16,7 +16,10 @@ from pathlib import Path
 
 from forebay.errors import NotFound, StoreFull
 
-__all__ = ["LocalBlobs"]
+__all__ = ["FOLDER", "LocalBlobs"]
+
+FOLDER = "blobs"
+"""Their folder in the data folder."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
 

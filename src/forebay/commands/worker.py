@@ -40,6 +40,7 @@ def run(
     supervised: bool,
     steps_file: str | None,
     row_file: Path | None,
+    blobs_dir: Path | None,
 ) -> int:
     from forebay.worker.main import run_worker
 
@@ -68,6 +69,7 @@ def run(
             supervised=supervised,
             steps_file=steps_file,
             row=row,
+            blobs_dir=blobs_dir,
         )
     )
 

@@ -32,6 +32,7 @@ SECTIONS = {
     "upstream": "The OpenAI-compatible server behind the engine `openai`.",
     "llama": "The local language model (engine `llama`).",
     "speech": "Voices: which engine serves, windows and pacing.",
+    "recognition": "Speech to text: which engine serves.",
     "chat": "`/chat`: a language model's answer, spoken while it is written.",
     "compat": "Ports that clients of the original systems hard-code.",
 }
@@ -286,6 +287,14 @@ TEXT_WORKERS = declare.whole(
 SPEECH_WORKERS = declare.whole(
     "workers.speech", 1, "Worker processes for voices.", low=0, high=64, flag="--workers speech=N"
 )
+RECOGNITION_WORKERS = declare.whole(
+    "workers.recognition",
+    1,
+    "Worker processes for speech recognition.",
+    low=0,
+    high=1000,
+    flag="--workers recognition=N",
+)
 SPARES = declare.text(
     "workers.spares",
     "auto",
@@ -490,6 +499,14 @@ SPEECH_LEAD_DETACHED_S = declare.number(
     unit="s",
     low=1,
     high=600,
+)
+
+# ----------------------------------------------------------------------- recognition
+
+RECOGNITION_ENGINES = declare.words(
+    "recognition.engines",
+    "Engines as NAME[:key=value,...]. Unset: `moonshine` where its packages are installed.",
+    flag="--engine recognition=...",
 )
 
 # ------------------------------------------------------------------------------ chat

@@ -27,6 +27,7 @@ import msgspec
 import structlog
 
 from forebay import telemetry
+from forebay.blobs import FOLDER, LocalBlobs
 from forebay.broker.journal import Journal
 from forebay.broker.link_server import serve_link
 from forebay.broker.local import LocalBroker
@@ -49,6 +50,8 @@ from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
 __all__ = ["GatewaySpec", "SocketSpec", "main", "read_spec", "run_gateway", "write_spec"]
 
 WARN_EVERY_S = 60.0
+BLOB_LIFE_S = 24 * 3600.0
+"""Files older than this at the start belong to jobs that nobody remembers."""
 
 log = structlog.get_logger(__name__)
 
@@ -122,6 +125,15 @@ async def run_gateway(spec: GatewaySpec, *, stop: asyncio.Event | None = None) -
     return 0
 
 
+def _blobs(data_dir: str | None) -> LocalBlobs | None:
+    """The folder for what is too large for a stream, without what an earlier process left."""
+    if data_dir is None:
+        return None
+    blobs = LocalBlobs(Path(data_dir).absolute() / FOLDER)
+    blobs.sweep(BLOB_LIFE_S)
+    return blobs
+
+
 class _Signals:
     """SIGTERM or SIGINT: stop, and at the second one hurry. SIGHUP: ``on_hangup``."""
 
@@ -184,6 +196,7 @@ class _Gateway:
             version=version("forebay"),
             expected=tuple(spec.expected),
             queue_limit=spec.broker.limits.queue,
+            blobs=await asyncio.to_thread(_blobs, spec.data_dir),
         )
         metrics.pools = broker.pools
         metrics.processes = process_costs(spec.parent_pid)

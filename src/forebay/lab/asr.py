@@ -185,7 +185,7 @@ async def run(
     result = Result(options=_plain(options), machine=machine())
     loop = asyncio.get_running_loop()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-        server = ServerMeter(options.url, http, options.key)
+        server = ServerMeter(options.url.replace("/ws/asr", "/asr"), http, options.key)
         await server.begin()
         speakers = [Speaker(plan, http) for plan in plans(options)]
         outcomes = result.outcomes = [speaker.outcome for speaker in speakers]

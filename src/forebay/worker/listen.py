@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,7 +38,7 @@ from forebay.core.spec import Lease
 from forebay.core.transcript import Transcript, joint
 from forebay.errors import BadAudio, EngineFailed, ProtocolError, Unsupported
 from forebay.worker.cut import Work
-from forebay.worker.decode import RATE, Decoder, check_rate, open_sound
+from forebay.worker.decode import RATE, Decoder, check_rate, is_quick, open_sound
 from forebay.worker.media import Frames, Resampler
 
 __all__ = ["MAX_FILE_BYTES", "Ear", "FindBlob", "Span"]
@@ -47,6 +47,7 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 """A container that comes in parts may have so many bytes; larger ones are blobs."""
 
 FindBlob = Callable[[str], Path]
+T = TypeVar("T")
 _NOTHING: Frames = np.zeros(0, np.int16)
 
 
@@ -91,6 +92,7 @@ class Ear:
         self._queue: deque[_Piece] = deque()
         self._parts: list[bytes] = []  # of a container that has not come to its end
         self._decoder: Decoder | None = None
+        self._quick = False
         self._resampler: tuple[int, Resampler] | None = None
         self._ended = False
         self._fed_s = 0.0
@@ -270,11 +272,12 @@ class Ear:
         assert span.file is not None
         if self._decoder is None:
             source = self._source(span.file)
-            self._decoder = await asyncio.to_thread(open_sound, source)
+            self._quick = is_quick(source)
+            self._decoder = await self._call(open_sound, source)
         room = self._room
         frames = _NOTHING
         while room > 0 and not len(frames):
-            block = await asyncio.to_thread(self._decoder.read, room)
+            block = await self._call(self._decoder.read, room)
             if not len(block):
                 return self._file_ended(span.file)
             skip = min(max(0, self._fine - self._next), len(block))
@@ -282,6 +285,12 @@ class Ear:
             frames = block[skip:]
         self._given += len(frames)
         return Span((), 0, frames=frames, flush=self._room <= 0, file=span.file)
+
+    async def _call(self, work: Callable[[Any], T], argument: Any) -> T:
+        """In a thread, where it may take long."""
+        if self._quick:
+            return work(argument)
+        return await asyncio.to_thread(work, argument)
 
     def _source(self, item: Sound) -> bytes | Path:
         if not item.blob:

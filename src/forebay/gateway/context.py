@@ -18,6 +18,7 @@ from forebay.gateway.auth import Auth
 from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
+from forebay.gateway.scribe import Scribe
 
 __all__ = ["ChatOptions", "GatewayContext", "RecognitionOptions"]
 
@@ -78,6 +79,8 @@ class GatewayContext:
     recognition: RecognitionOptions = RecognitionOptions()
     blobs: LocalBlobs | None = None
     """Where files go that are too large for a stream; None: they are refused."""
+    scribe: Scribe | None = None
+    """The history's writer; None: nothing is kept."""
     draining: bool = False
     """True from SIGTERM on: no new work, and open streams should come to an end."""
     drain_watchers: list[Callable[[], None]] = field(default_factory=list)

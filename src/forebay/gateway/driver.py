@@ -50,7 +50,7 @@ from forebay.core.intents import (
     Tick,
     Unread,
 )
-from forebay.core.kinds import SlowRule
+from forebay.core.kinds import Kind, SlowRule
 from forebay.core.session import Phase, Session
 from forebay.core.spec import JobView, QueuePlace
 from forebay.dialects import About, Frame, SessionDialect, error_of
@@ -283,6 +283,8 @@ class Hold:
         self._attachment = attachment
         self._view = attachment.view
         self._unlisten = self._ctx.hub.listen(effect.job, self._hear)
+        if self._ctx.scribe is not None and self._dialect.kind is Kind.RECOGNITION:
+            self._ctx.scribe.began(attachment.view)
         return Attached(attachment.view, attachment.number or 0)
 
     async def _append(self, effect: Append) -> Fact:
@@ -304,6 +306,8 @@ class Hold:
                 raise
             return None  # the job ended while this was on its way; its end is what they hear
         self.full = ack.over
+        if self._ctx.scribe is not None and not ack.repeats:
+            self._ctx.scribe.heard(attachment.job, effect.items)
         return Stored(ack.units, effect.tell)
 
     async def _deliver(self, effect: Deliver) -> Fact:

@@ -8,7 +8,7 @@ from forebay.core.kinds import Kind
 from forebay.dialects.asr import AsrDialect
 from forebay.dialects.chat import TextChat, VoiceChat
 from forebay.dialects.tts import TtsDialect
-from forebay.gateway import faces
+from forebay.gateway import asr_sessions, asr_tasks, faces
 from forebay.gateway.auth import PUBLIC, port_of
 from forebay.gateway.capacity import ROUTES as CAPACITY_ROUTES
 from forebay.gateway.chat import serve_chat
@@ -79,7 +79,15 @@ def _first_message_s(scope: Scope, ctx: GatewayContext) -> float | None:
 
 def routes() -> list[Route]:
     """The table. Order does not matter."""
-    return [*_own(), *_jobs(), *_openai(), *CAPACITY_ROUTES, *LISTENING_ROUTES, *_voice()]
+    return [
+        *_own(),
+        *_jobs(),
+        *_openai(),
+        *CAPACITY_ROUTES,
+        *LISTENING_ROUTES,
+        *_recognition(),
+        *_voice(),
+    ]
 
 
 def _own() -> list[Route]:
@@ -125,6 +133,10 @@ def _openai() -> list[Route]:
         for methods, path, handler in OPENAI_ROUTES
         for method in methods
     ]
+
+
+def _recognition() -> list[Route]:
+    return [*asr_sessions.ROUTES, *asr_tasks.ROUTES]
 
 
 def _voice() -> list[Route]:

@@ -73,7 +73,7 @@ PERSONALITIES: dict[str, Personality] = {
             name="voice",
             port=8080,
             face="console",
-            about="both behind one port, as nginx put them",
+            about="voice behind one port, and recognition: /ws/asr, /api/v1",
             greeting="patient",
             ping_s=30,
             pong_s=15,
@@ -88,6 +88,18 @@ PERSONALITIES: dict[str, Personality] = {
             ping_s=30,
             pong_s=15,
             ws_message_bytes=1 * MiB,
+        ),
+        Personality(
+            name="api",
+            port=8000,
+            face="info",
+            about="recognition's REST, as the Python service had it",
+        ),
+        Personality(
+            name="api-alt",
+            port=8001,
+            face="info",
+            about="the same, where the stress tests look for it",
         ),
         Personality(
             name="model",

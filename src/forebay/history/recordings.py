@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import struct
 from pathlib import Path
 
 from forebay.core.audio import wav_header
-from forebay.errors import NotFound
+from forebay.errors import NotFound, StoreFull
 
 __all__ = ["Recordings"]
 
 HEADER_BYTES = 44
 _PATH = re.compile(r"[0-9a-f]{16}/[0-9a-f]{32}\.[a-z0-9]{2,5}")
 _JOB = re.compile(r"[0-9a-f]{32}")
-RATE = 16_000
 
 
 class Recordings:
@@ -31,12 +29,12 @@ class Recordings:
         self.folder = folder
         self._parts = folder / "parts"
 
-    def append(self, job: str, data: bytes) -> None:
-        """Add 16 kHz mono samples to what was recorded of ``job``."""
+    def append(self, job: str, data: bytes, rate: int) -> None:
+        """Add mono s16le samples to what was recorded of ``job``, all at one rate."""
         self._parts.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self._parts / _checked(job)).open("ab") as file:
             if file.tell() == 0:
-                file.write(wav_header(RATE, 1))
+                file.write(wav_header(rate, 1))
             file.write(data)
 
     def finish(self, job: str, tenant: str, user: str) -> str:
@@ -55,12 +53,17 @@ class Recordings:
         self._place(part, path)
         return path
 
-    def keep(self, source: Path, job: str, tenant: str, suffix: str) -> str:
-        """Keep a file that was sent whole, as it is. The path below the folder."""
+    def store(self, data: bytes, job: str, tenant: str, suffix: str) -> str:
+        """Keep a file that was sent whole, as it is. The path below the folder. Raises
+        `StoreFull` when the disk refuses."""
         path = f"{_owner(tenant, '')}/{_checked(job)}.{suffix}"
         target = self.folder / path
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        try:
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            target.write_bytes(data)
+        except OSError as error:
+            target.unlink(missing_ok=True)
+            raise StoreFull(f"the file cannot be kept: {error.strerror}") from error
         return path
 
     def _place(self, part: Path, path: str) -> None:

@@ -1,0 +1,274 @@
+"""Writes the history: what every recognition session and task of this gateway came to.
+
+A session is written once, when its job is over, whoever is attached then: while somebody is,
+the job's last event is pushed here; otherwise it is looked for once in a while. Nothing of
+this is on the way of a session's own messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+
+import structlog
+
+from forebay.broker import GatewayBroker, GatewayPush, OutputPush
+from forebay.core.events import Ended, InputItem
+from forebay.core.spec import JobView
+from forebay.errors import ForebayError, NotFound, ResumeNotAvailable, StoreFull
+from forebay.gateway.hub import Hub
+from forebay.gateway.tape import Tape
+from forebay.history import History, HistoryOptions, Recordings, SessionRecord, TaskRecord
+
+__all__ = ["Scribe"]
+
+SWEEP_S = 2.0
+EXPIRE_EVERY_S = 3600.0
+STATUS = {"completed": "done", "cancelled": "cancelled"}
+
+log = structlog.get_logger(__name__)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class _Open:
+    """One job whose end is to be written. ``task``: the task that it works on."""
+
+    view: JobView
+    created_at: datetime
+    unlisten: Callable[[], None]
+    task: TaskRecord | None = None
+    ended: Ended | None = None
+
+
+class Scribe:
+    """The history's writer in one gateway. Open it with ``async with``.
+
+    ``wall`` gives the time of day; the broker's times are monotonic."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        history: History,
+        recordings: Recordings,
+        options: HistoryOptions,
+        wall: Callable[[], datetime] = _now,
+    ) -> None:
+        self.history = history
+        self.recordings = recordings
+        self.options = options
+        self.wall = wall
+        self.tape = Tape(recordings)
+        self._hub = hub
+        self._broker: GatewayBroker = hub.broker
+        self._open: dict[str, _Open] = {}
+        self._kept: set[tuple[str, str]] = set()  # users who got one more recording
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Scribe:
+        await asyncio.to_thread(self.recordings.clear_parts)
+        for task in await self.history.unfinished():
+            await self._take_up(task)
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._write_ended()
+        for item in self._open.values():
+            item.unlisten()
+        await self.tape.close()
+
+    # ------------------------------------------------------------------- what happens
+
+    def began(self, view: JobView) -> None:
+        """A session's job was begun or taken up here. Idempotent."""
+        if view.spec.id not in self._open and view.ended_s is None:
+            self._add(view, None)
+
+    def began_task(self, view: JobView, task: TaskRecord) -> None:
+        self._add(view, task)
+        self.history.put(task)
+
+    def heard(self, job: str, items: Sequence[InputItem]) -> None:
+        """Input that the store has taken."""
+        if self.options.recordings and job in self._open:
+            self.tape.hear(job, items)
+
+    async def settle(self, job: str) -> None:
+        """Write the end of ``job`` now, if it is over."""
+        known = self._open.get(job)
+        if known is None:
+            return
+        await self._look()
+        await self._write_ended()
+
+    def created_at(self, view: JobView) -> datetime:
+        """When the job was begun, in time of day."""
+        known = self._open.get(view.spec.id)
+        if known is not None:
+            return known.created_at
+        return self.wall() - timedelta(seconds=max(0.0, self._hub.clock() - view.created_s))
+
+    async def forget(self, job: str) -> None:
+        """Write nothing about this job."""
+        known = self._open.pop(job, None)
+        if known is not None:
+            known.unlisten()
+        await self.tape.discard(job)
+
+    def _add(self, view: JobView, task: TaskRecord | None) -> None:
+        job = view.spec.id
+
+        def hear(push: GatewayPush) -> None:
+            if isinstance(push, OutputPush) and push.events:
+                last = push.events[-1]
+                if isinstance(last, Ended):
+                    known.ended = last
+                    self._news.set()
+
+        known = _Open(view, self.created_at(view), self._hub.listen(job, hear), task)
+        self._open[job] = known
+
+    async def _take_up(self, task: TaskRecord) -> None:
+        """A task of an earlier process: its job may have come back from the journal."""
+        try:
+            view = await self._broker.status(task.job)
+        except NotFound:
+            self.history.put(
+                replace(
+                    task,
+                    status="failed",
+                    error="the gateway was stopped before it was done",
+                    completed_at=self.wall(),
+                )
+            )
+            return
+        self._add(view, task)
+
+    # --------------------------------------------------------------------- the writing
+
+    async def _run(self) -> None:
+        expire_at = 0.0
+        while True:
+            try:
+                async with asyncio.timeout(SWEEP_S):
+                    await self._news.wait()
+            except TimeoutError:
+                await self._look()
+            self._news.clear()
+            try:
+                await self._write_ended()
+                await self._prune()
+                if self._hub.clock() >= expire_at:
+                    expire_at = self._hub.clock() + EXPIRE_EVERY_S
+                    await self._expire()
+            except StoreFull as error:
+                log.warning("history.delayed", code=error.code)
+
+    async def _look(self) -> None:
+        """Find jobs that ended while nobody was attached."""
+        for job, known in list(self._open.items()):
+            if known.ended is not None:
+                continue
+            try:
+                view = await self._broker.status(job)
+                if view.ended_s is not None:
+                    known.ended = await self._end_of(view)
+            except NotFound:
+                known.ended = Ended(state="failed", code="state_lost", message="its end was lost")
+
+    async def _end_of(self, view: JobView) -> Ended:
+        try:
+            events = await self._broker.read_after(view.spec.id, max(0, view.head - 1))
+        except ResumeNotAvailable:
+            events = []
+        if events and isinstance(events[-1], Ended):
+            return events[-1]
+        return Ended(state="failed", code="state_lost", message="its end was lost")
+
+    async def _write_ended(self) -> None:
+        for job, known in list(self._open.items()):
+            if known.ended is not None and self._open.pop(job, None) is not None:
+                known.unlisten()
+                await self._write(job, known, known.ended)
+
+    async def _write(self, job: str, known: _Open, ended: Ended) -> None:
+        view = known.view
+        try:
+            view = await self._broker.status(job)
+        except ForebayError as error:
+            log.debug("history.without_times", job=job, code=error.code)
+        if known.task is not None:
+            self.history.put(self._task_record(known.task, view, ended))
+            return
+        spec = view.spec
+        user = str(spec.params.get("user", ""))
+        path = await self.tape.finish(job, spec.tenant, user)
+        if path:
+            self._kept.add((spec.tenant, user))
+        facts = ended.details
+        lasted = (view.ended_s or self._hub.clock()) - view.created_s
+        self.history.put(
+            SessionRecord(
+                name=spec.name,
+                job=job,
+                tenant=spec.tenant,
+                user=user,
+                created_at=known.created_at,
+                completed_at=known.created_at + timedelta(seconds=max(0.0, lasted)),
+                status=STATUS.get(ended.state, "failed"),
+                text=str(facts.get("text", "")),
+                chunks=int(facts.get("chunks", 0)),
+                duration_s=round(max(0.0, lasted), 3),
+                audio_path=path,
+                audio_s=float(facts.get("audio_s", 0.0)),
+                model_s=round(view.model_s, 4),
+                error="" if ended.state == "completed" else ended.message or ended.code,
+            )
+        )
+
+    def _task_record(self, task: TaskRecord, view: JobView, ended: Ended) -> TaskRecord:
+        facts = ended.details
+        done = ended.state == "completed"
+        return replace(
+            task,
+            status="done" if done else "failed",
+            text=str(facts.get("text", "")),
+            language=str(facts.get("language", "") or task.language),
+            audio_s=float(facts.get("audio_s", 0.0)),
+            model_s=round(view.model_s, 4),
+            error="" if done else ended.message or ended.code or ended.state,
+            completed_at=self.wall(),
+        )
+
+    async def _prune(self) -> None:
+        """Keep each user's newest recordings only."""
+        while self._kept:
+            tenant, user = next(iter(self._kept))
+            found = await self.history.recordings(tenant, user)
+            too_many = found[self.options.recordings :]
+            await self.tape.remove([record.audio_path for record in too_many])
+            for record in too_many:
+                self.history.put(replace(record, audio_path=""))
+            self._kept.discard((tenant, user))
+
+    async def _expire(self) -> None:
+        if self.options.keep_days is not None:
+            paths = await self.history.expire(self.options.keep_days, self.wall())
+            await self.tape.remove(paths)

@@ -57,7 +57,15 @@ class Dispatch(Base):
                 limit_s = when - (job.waiting_s if which == "queue" else job.created_s)
                 ended = over_deadline(which, limit_s)
                 entry.wait_timer = self.timers.at(when, lambda: self.end(entry, ended))
+            self._tell_place(entry)
             self.places_soon(pool)
+
+    def _tell_place(self, entry: Entry) -> None:
+        """Who begins to wait hears where at once; later news is told in rounds."""
+        place = entry.place() if entry.sinks else None
+        if place is not None and entry.told_place is None:
+            entry.told_place = place
+            self.tell(entry, PlacePush(job=entry.id, place=place))
 
     def match(self, pool: Pool) -> None:
         """Lease as many waiting jobs as there are free credits."""

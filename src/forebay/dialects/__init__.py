@@ -47,8 +47,8 @@ class SessionDialect(Protocol):
     """A WebSocket protocol whose sessions are resumable jobs of one kind (`/tts`).
 
     ``concurrent``: how many sessions one connection may hold; one more leaves the oldest, or
-    is refused, as ``rules`` has it. ``notice_gap_s``: queue news is not sent sooner than this
-    after the session's last message.
+    is refused, as ``rules`` has it. ``notice_gap_s``: queue news is not sent before the
+    session has waited so long.
     """
 
     name: str

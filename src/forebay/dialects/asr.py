@@ -156,7 +156,7 @@ class AsrDialect:
     kind = Kind.RECOGNITION
     concurrent = 16
     rules = Rules(silence_s=0.0, over_code=None, acknowledges=True)
-    notice_gap_s = 1.0
+    notice_gap_s = 0.5
 
     # ------------------------------------------------------------------- receiving
 

@@ -228,8 +228,6 @@ class Hold:
     def _send(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             self._wire.send(frame)
-        if frames:
-            self._notices.spoke()
 
     def _tell_place(self, place: QueuePlace | None) -> None:
         about = self._about
@@ -410,7 +408,6 @@ class Hold:
         self.tell(Over())
 
     def _on_sent(self, event: OutputEvent) -> None:
-        self._notices.spoke()
         if self._first_text_at is not None and isinstance(event, Audio):
             self._ctx.metrics.ttfa(self._ctx.clock() - self._first_text_at)
             self._first_text_at = None

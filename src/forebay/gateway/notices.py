@@ -1,7 +1,9 @@
 """When a waiting client may be told its place in the queue.
 
 Some protocols' clients expect an exact order of messages and take no other in between; for
-them news of the queue waits until the session has been silent for a while. Only the newest
+them news of the queue is held back for a moment, which is longer than an idle system ever
+lets a session wait. Acknowledgements of what a client goes on sending do not hold it back
+any further: somebody who speaks without a pause must hear of the queue too. Only the newest
 place is kept: what a client has not been told yet is replaced, never queued.
 """
 
@@ -17,10 +19,10 @@ __all__ = ["Notices"]
 
 
 class Notices:
-    """Queue news of one session. ``gap_s``: silence of ours before it may be told; 0: at
-    once. ``tell`` says a place, or with None that the wait is over."""
+    """Queue news of one session. ``gap_s``: how long it must have waited before it is told;
+    0: at once. ``tell`` says a place, or with None that the wait is over."""
 
-    __slots__ = ("_ctx", "_gap_s", "_newest", "_spoke_at", "_tell", "_timer", "_told")
+    __slots__ = ("_ctx", "_gap_s", "_newest", "_since", "_tell", "_timer", "_told")
 
     def __init__(
         self, ctx: GatewayContext, gap_s: float, tell: Callable[[QueuePlace | None], None]
@@ -29,17 +31,15 @@ class Notices:
         self._gap_s = gap_s
         self._tell = tell
         self._newest: QueuePlace | None = None
-        self._spoke_at = float("-inf")
+        self._since: float | None = None  # when this wait began
         self._timer: asyncio.TimerHandle | None = None
         self._told = False
-
-    def spoke(self) -> None:
-        """The session was sent a message."""
-        self._spoke_at = self._ctx.clock()
 
     def waits(self, place: QueuePlace) -> None:
         """The job waits, at this place."""
         self._newest = place
+        if self._since is None:
+            self._since = self._ctx.clock()
         if self._timer is None:
             self._due()
 
@@ -52,7 +52,7 @@ class Notices:
 
     def stop(self) -> None:
         """Say nothing more of this wait. Idempotent."""
-        self._newest = None
+        self._newest = self._since = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -60,9 +60,9 @@ class Notices:
     def _due(self) -> None:
         self._timer = None
         place = self._newest
-        if place is None:
+        if place is None or self._since is None:
             return
-        at = self._spoke_at + self._gap_s
+        at = self._since + self._gap_s
         if self._ctx.clock() < at:
             self._timer = self._ctx.hub.call_at(at, self._due)
             return

@@ -289,6 +289,7 @@ async def world(
     *,
     speech: dict[str, Any] | None = None,
     text: dict[str, Any] | None = None,
+    recognition: dict[str, Any] | None = None,
     rows: dict[Kind, Any] | None = None,
     chat: ChatOptions | None = None,
 ) -> AsyncIterator[World]:
@@ -316,6 +317,8 @@ async def world(
                 await gateway.worker(Kind.SPEECH, **speech)
             if text is not None:
                 await gateway.worker(Kind.TEXT, **text)
+            if recognition is not None:
+                await gateway.worker(Kind.RECOGNITION, **recognition)
             yield gateway
         finally:
             await gateway.close()

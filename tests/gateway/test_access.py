@@ -29,6 +29,7 @@ PUBLIC_PATHS = {
     "/orch/healthz",
     "/health",
     "/readyz",
+    "/api/v1/health",
 }
 
 

@@ -43,6 +43,7 @@ from forebay.core.spec import (
     PoolView,
     QueuePlace,
     WorkerInfo,
+    WorkerView,
 )
 
 __all__ = [
@@ -306,6 +307,9 @@ class GatewayBroker(Protocol):
 
     def pools(self) -> list[PoolView]:
         """What serves now, from memory: cheap, for every request."""
+
+    def workers(self) -> list[WorkerView]:
+        """Who serves now and how each is doing, from memory."""
 
     def place_for(self, pool: str, tenant: str, cost_s: float) -> QueuePlace:
         """Where a new job of this cost would stand now: what admission predicts from."""

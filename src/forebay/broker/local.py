@@ -46,6 +46,7 @@ from forebay.core.spec import (
     PoolView,
     QueuePlace,
     WorkerInfo,
+    WorkerView,
 )
 from forebay.core.stream import IdentityFence
 from forebay.errors import BadRequest, NotFound, ResumeNotAvailable
@@ -292,6 +293,9 @@ class LocalBroker:
     def pools(self) -> list[PoolView]:
         now = self._core.clock()
         return [pool.view(now) for pool in self._core.pools.values()]
+
+    def workers(self) -> list[WorkerView]:
+        return [w.view() for w in self._core.workers.values() if w.info is not None]
 
     def place_for(self, pool: str, tenant: str, cost_s: float) -> QueuePlace:
         return self._intake.place_for(self._core.pool(pool), tenant)

@@ -46,7 +46,11 @@ class Core(Dispatch):
         rate = job.row.media_rate or job.spec.params.get("sample_rate")
         samples = entry.out.marks.get(job.row.media, 0) - entry.lease_media
         if isinstance(rate, int) and rate > 0 and samples > 0:
-            pool.rtf.add((job.model_s - entry.lease_model_s) * rate / samples)
+            rtf = (job.model_s - entry.lease_model_s) * rate / samples
+            pool.rtf.add(rtf)
+            worker = self.workers.get(job.last_worker)
+            if worker is not None:
+                worker.rtf.add(rtf)
 
     def put_back(self, entry: Entry) -> None:
         """A lease ended before its job did: park it, queue it again, or end it by the

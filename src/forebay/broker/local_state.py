@@ -7,7 +7,9 @@ order, is in `local_core` (jobs), `local_workers` (workers) and `local` (gateway
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -38,6 +40,7 @@ from forebay.core.spec import (
     PoolView,
     QueuePlace,
     WorkerInfo,
+    WorkerView,
 )
 from forebay.core.stream import IdentityFence, InputFence, StreamLog
 from forebay.core.transcript import Transcript
@@ -87,6 +90,8 @@ class Worker:
     silent: bool = False
     link_gone: bool = False
     word: tuple[bool, list[tuple[str, int]], str] | None = None  # the supervisor's, on exit
+    load: Mapping[str, Any] = field(default_factory=dict)  # what its newest beat carried
+    rtf: Service = field(default_factory=Service)
     burial: Timer | None = None
 
     @property
@@ -103,6 +108,24 @@ class Worker:
     @property
     def free(self) -> int:
         return max(0, self.info.sessions - len(self.held)) if self.info is not None else 0
+
+    def view(self) -> WorkerView:
+        info, load = self.info, self.load
+        return WorkerView(
+            id=self.id,
+            pools=sorted(self.pools),
+            slots=info.slots if info is not None else 0,
+            sessions=info.sessions if info is not None else 0,
+            held=len(self.held),
+            standby=info is not None and info.standby,
+            silent=self.silent,
+            pid=info.pid if info is not None else 0,
+            busy=int(load.get("busy", 0)),
+            busy_s=float(load.get("busy_s", 0.0)),
+            cpu_s=float(load.get("cpu_s", 0.0)),
+            resident_bytes=int(load.get("resident_bytes", 0)),
+            rtf=self.rtf.mean_s if self.rtf.known else None,
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -204,6 +204,7 @@ class WorkerSide:
             return
         self.core.beats.heard(name, self.core.clock())
         self._suspects.discard(name)
+        worker.load = load
         if worker.silent:
             worker.silent = False
             log.info("worker.back", worker=name)

@@ -25,6 +25,7 @@ __all__ = [
     "PoolView",
     "QueuePlace",
     "WorkerInfo",
+    "WorkerView",
 ]
 
 JobState = Literal["queued", "running", "completed", "failed", "cancelled", "expired"]
@@ -190,6 +191,28 @@ class PoolView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str = ""
     facts: dict[str, Any] = {}
     stages: dict[str, LoadStage] = {}  # worker id -> how far it has come in loading
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker as `/metrics` shows it. What its beats carry is from the newest one.
+
+    ``held``: sessions it has now, of ``sessions``. ``busy``: slots that step at this moment;
+    ``busy_s``: slot seconds stepped in all. ``rtf``: measured over sessions that ended on it.
+    """
+
+    id: str
+    pools: list[str]
+    slots: int
+    sessions: int
+    held: int = 0
+    standby: bool = False
+    silent: bool = False
+    pid: int = 0
+    busy: int = 0
+    busy_s: float = 0.0
+    cpu_s: float = 0.0
+    resident_bytes: int = 0
+    rtf: float | None = None
 
 
 class PipeSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -199,6 +199,7 @@ class _Gateway:
             blobs=await asyncio.to_thread(_blobs, spec.data_dir),
         )
         metrics.pools = broker.pools
+        metrics.workers = broker.workers
         metrics.processes = process_costs(spec.parent_pid)
         app = GatewayApp(ctx, routes())
         server = GatewayServer(app, options, metrics, stock=spec.stock_protocols)

@@ -24,6 +24,12 @@ Names (the ``ws_gateway_*`` family is S1's, kept as its dashboards know it):
 ``forebay_workers{pool,state}``                gauge      known, ready
 ``forebay_slots{pool}``, forebay_free_credits  gauge      capacity and what is left of it
 ``forebay_service_seconds{pool}``, _rtf        gauge      measured model time a job
+``forebay_worker_sessions{worker,pool}``       gauge      sessions a worker holds
+``forebay_worker_load{worker,pool}``           gauge      share of its slots stepping now
+``forebay_worker_rtf{worker,pool}``            gauge      its measured real-time factor
+``forebay_worker_busy_seconds_total``          counter    its slot seconds: load over time
+``forebay_worker_cpu_seconds_total``           counter    its processor time
+``forebay_worker_resident_bytes``              gauge      its memory
 ``forebay_cpu_seconds_total{role}``            counter    processor time, by role of process
 ``forebay_resident_bytes{role}``               gauge      memory, likewise
 ``forebay_insecure``                           gauge      1 while serving others unauthenticated
@@ -47,7 +53,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from forebay.core.spec import PoolView
+from forebay.core.spec import PoolView, WorkerView
 
 __all__ = ["CONTENT_TYPE", "FIRST_BYTE_BOUNDS_S", "GatewayMetrics", "Histogram", "quantile"]
 
@@ -110,6 +116,7 @@ class GatewayMetrics:
         self.ttft_ms: deque[float] = deque(maxlen=TTFA_WINDOW)
         self.connections: Callable[[], dict[str, int]] = dict
         self.pools: Callable[[], Iterable[PoolView]] = tuple
+        self.workers: Callable[[], Iterable[WorkerView]] = tuple
         self.processes: Callable[[], dict[str, tuple[float, float]]] = dict
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Face(self))
@@ -208,6 +215,7 @@ class _Face(Collector):
         yield from self._transport()
         yield from self._first_bytes()
         yield from self._pools()
+        yield from self._workers()
         yield from self._processes()
 
     def _voice(self) -> Iterator[Metric]:
@@ -276,6 +284,34 @@ class _Face(Collector):
             if pool.rtf is not None:
                 rtf.add_metric([pool.name], pool.rtf)
         yield from (jobs, workers, slots, free, service, rtf)
+
+    def _workers(self) -> Iterator[Metric]:
+        """One worker is one pool's, in what `forebay serve` starts; more are joined by +."""
+        labels = ["worker", "pool"]
+        gauges = {
+            "sessions": GaugeMetricFamily(
+                "forebay_worker_sessions", "sessions held", labels=labels
+            ),
+            "load": GaugeMetricFamily("forebay_worker_load", "share of slots busy", labels=labels),
+            "rtf": GaugeMetricFamily("forebay_worker_rtf", "real-time factor", labels=labels),
+            "memory": GaugeMetricFamily(
+                "forebay_worker_resident_bytes", "resident memory", labels=labels
+            ),
+        }
+        cpu = CounterMetricFamily("forebay_worker_cpu_seconds", "processor time", labels=labels)
+        busy = CounterMetricFamily(
+            "forebay_worker_busy_seconds", "slot seconds of finished steps", labels=labels
+        )
+        for worker in self._m.workers():
+            names = [worker.id, "+".join(worker.pools)]
+            gauges["sessions"].add_metric(names, worker.held)
+            gauges["load"].add_metric(names, worker.busy / max(1, worker.slots))
+            gauges["memory"].add_metric(names, worker.resident_bytes)
+            if worker.rtf is not None:
+                gauges["rtf"].add_metric(names, worker.rtf)
+            cpu.add_metric(names, worker.cpu_s)
+            busy.add_metric(names, worker.busy_s)
+        yield from (*gauges.values(), cpu, busy)
 
     def _processes(self) -> Iterator[Metric]:
         cpu = CounterMetricFamily("forebay_cpu_seconds", "processor time", labels=["role"])

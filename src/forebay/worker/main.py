@@ -202,6 +202,7 @@ class _Worker:
         self._slots = slots
         self._standby = standby
         self._supervised = supervised
+        self._process = psutil.Process()
         self._runner: Runner | None = None
         self._engine: Engine | None = None
         self._signals = 0
@@ -276,7 +277,13 @@ class _Worker:
             self._runner.sink(push)
 
     def _load(self) -> Mapping[str, Any]:
-        return {} if self._runner is None else self._runner.load()
+        """Called by the heartbeat's thread."""
+        used = self._process.cpu_times()
+        costs = {
+            "cpu_s": used.user + used.system,
+            "resident_bytes": self._process.memory_info().rss,
+        }
+        return costs if self._runner is None else costs | self._runner.load()
 
     def _info(self, info: EngineInfo) -> WorkerInfo:
         slots = self._slots or info.slots

@@ -81,6 +81,7 @@ class Runner:
         self._ready = FairQueue()
         self._waiting: dict[str, Session] = {}  # by session key: those in `_ready`
         self._busy = 0
+        self._busy_s = 0.0
         self._alone = False  # an exclusive step is running
         self._step_s = 1.0  # mean model seconds of a step, what one costs in the queue
         self._over = asyncio.Event()
@@ -127,9 +128,14 @@ class Runner:
         if self.draining and not self._sessions:
             self._over.set()
 
-    def load(self) -> dict[str, int]:
-        """What beats carry. Safe from another thread: reads two integers."""
-        return {"busy": self._busy, "sessions": len(self._sessions)}
+    def load(self) -> dict[str, float]:
+        """What beats carry. Safe from another thread: reads plain numbers. ``busy_s``: slot
+        seconds of the steps that have ended."""
+        return {
+            "busy": self._busy,
+            "sessions": len(self._sessions),
+            "busy_s": round(self._busy_s, 3),
+        }
 
     # ------------------------------------------------------------------- pushes
 
@@ -257,6 +263,7 @@ class Runner:
         finally:
             session.began = session.stopped = False
             used = self._loop.time() - began
+            self._busy_s += used
             self._ready.charge(session.lease.spec.tenant, used - self._step_s)
             self._step_s += (used - self._step_s) / 16
             self._busy -= 1

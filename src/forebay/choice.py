@@ -82,7 +82,7 @@ def engine_state(kind: Kind, name: str, folder: Path, *, own_model: bool = False
     found = {
         w.name: weights.locate(w.name, folder) is not None
         for w in weights.CATALOGUE.values()
-        if w.used_by == f"{kind}/{name}"
+        if f"{kind}/{name}" in w.used_by.split()
     }
     get = ""
     if not packages:

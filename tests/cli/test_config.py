@@ -69,6 +69,12 @@ def test_an_empty_environment_value_means_unset(tmp_path):
         ("TTS_FLUSH_ON_PUNCT", "false", "chat.tts_flush_on_punct", False),
         ("ORCH_API_KEY", "k", "compat.chat_api_key", "k"),
         ("LOG_LEVEL", "WARN", "log.level", "warning"),
+        ("MAX_CONNECTIONS", "500", "recognition.max_connections", 500),
+        ("MIN_WORKERS", "0", "recognition.min_workers", 0),
+        ("MAX_AUDIO_FILES_PER_USER", "3", "history.recordings", 3),
+        ("DB_HOST", "db", "history.db_host", "db"),
+        ("AUTO_CREATE_DB", "true", "history.create_database", True),
+        ("ASR_BACKEND_PORT", "9999", "compat.voice_port", 9999),
     ],
 )
 def test_names_of_the_originals_take_effect(tmp_path, name, text, setting, value):
@@ -76,8 +82,8 @@ def test_names_of_the_originals_take_effect(tmp_path, name, text, setting, value
 
 
 def test_names_without_effect_are_reported_with_the_reason(tmp_path):
-    ignored = settle(tmp_path, {"REDIS_ADDR": "x:1", "DB_HOST": "y"}).ignored
-    assert {i.name for i in ignored} == {"REDIS_ADDR", "DB_HOST"}
+    ignored = settle(tmp_path, {"REDIS_ADDR": "x:1", "FUNASR_ADDR": "y"}).ignored
+    assert {i.name for i in ignored} == {"REDIS_ADDR", "FUNASR_ADDR"}
     assert all(i.reason and not i.wrong for i in ignored)
 
 
@@ -164,11 +170,14 @@ def test_every_setting_is_used_somewhere():
     text = "".join(
         p.read_text(encoding="utf-8") for p in package.rglob("*.py") if p != Path(table.__file__)
     )
-    names = {id(v): k for k, v in vars(table).items() if k.isupper() and k != "SETTINGS"}
+    names = {
+        id(v): f"{part.__name__.rpartition('.')[2]}.{k}"
+        for part in (table, *table.PARTS)
+        for k, v in vars(part).items()
+        if k.isupper() and k != "SETTINGS"
+    }
     limits = set(map(id, table.LIMITS))
-    unused = [
-        s.name for s in SETTINGS if id(s) not in limits and f"table.{names[id(s)]}" not in text
-    ]
+    unused = [s.name for s in SETTINGS if id(s) not in limits and names[id(s)] not in text]
     assert unused == []
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 __all__ = ["NO_EFFECT"]
 
 _NO_KIND = "belongs to {}, which this build does not serve"
-_image, _asr, _notebook = (
-    _NO_KIND.format(word) for word in ("photo enhancement", "speech recognition", "notebooks")
-)
+_image, _notebook = (_NO_KIND.format(word) for word in ("photo enhancement", "notebooks"))
 
 NO_EFFECT: dict[str, str] = {
     "WS_TTS_VERSION": "the version reported is Forebay's own",
@@ -29,21 +27,9 @@ NO_EFFECT: dict[str, str] = {
     "CORS_ORIGINS": _image,
     "MAX_CONCURRENT_TASKS": _image,
     "TASK_CLEANUP_HOURS": _image,
-    "MAX_CONNECTIONS": _asr,
-    "MIN_WORKERS": _asr,
     "REDIS_ADDR": "this build keeps everything in the local broker",
     "REDIS_HOST": "this build keeps everything in the local broker",
     "REDIS_PORT": "this build keeps everything in the local broker",
     "REDIS_DB": "this build keeps everything in the local broker",
-    "DB_HOST": _asr,
-    "DB_PORT": _asr,
-    "DB_USER": _asr,
-    "DB_PASSWORD": _asr,
-    "DB_NAME": _asr,
-    "DB_SSLMODE": _asr,
-    "AUTO_CREATE_DB": _asr,
-    "MAX_AUDIO_FILES_PER_USER": _asr,
-    "ASR_BACKEND_PORT": _asr,
-    "ASR_API_PORT": _asr,
-    "FUNASR_ADDR": _asr,
+    "FUNASR_ADDR": "a remote recogniser is an engine: --engine recognition=NAME:key=value",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forebay.config import declare
+from forebay.config import declare, table_recognition
 from forebay.config.declare import aliases
 from forebay.config.setting import Alias, Setting
 from forebay.core.admission import JobLimits
@@ -32,7 +32,8 @@ SECTIONS = {
     "upstream": "The OpenAI-compatible server behind the engine `openai`.",
     "llama": "The local language model (engine `llama`).",
     "speech": "Voices: which engine serves, windows and pacing.",
-    "recognition": "Speech to text: which engine serves.",
+    "recognition": "Speech to text: which engine serves, and the limits of its paths.",
+    "history": "Finished recognition sessions, tasks and recordings.",
     "chat": "`/chat`: a language model's answer, spoken while it is written.",
     "compat": "Ports that clients of the original systems hard-code.",
 }
@@ -565,6 +566,9 @@ CHAT_API_KEY = declare.maybe_text(
     secret=True,
     aliases=aliases("ORCH_API_KEY"),
 )
+
+PARTS = (table_recognition,)
+"""Modules that declare a part of this table."""
 
 SETTINGS: tuple[Setting[Any], ...] = tuple(declare.declared)
 BY_NAME: dict[str, Setting[Any]] = {s.name: s for s in SETTINGS}

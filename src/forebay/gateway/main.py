@@ -35,16 +35,18 @@ from forebay.broker.local_base import Settings
 from forebay.errors import CannotBoot, ConfigError, ForebayError
 from forebay.gateway.app import GatewayApp
 from forebay.gateway.auth import Auth, refuse_open_bind
-from forebay.gateway.context import ChatOptions, GatewayContext
+from forebay.gateway.context import ChatOptions, GatewayContext, RecognitionOptions
 from forebay.gateway.costs import process_costs
 from forebay.gateway.endpoints import routes
 from forebay.gateway.gate import raise_fd_limit
 from forebay.gateway.hub import Hub
+from forebay.gateway.keeping import open_history
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import Personality, personality
 from forebay.gateway.pipes import adopt
 from forebay.gateway.server import GatewayServer
+from forebay.history import HistoryOptions
 from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
 
 __all__ = ["GatewaySpec", "SocketSpec", "main", "read_spec", "run_gateway", "write_spec"]
@@ -82,6 +84,8 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     options: GatewayOptions = GatewayOptions()
     broker: Settings = Settings()
     chat: ChatOptions = ChatOptions()
+    recognition: RecognitionOptions = RecognitionOptions()
+    history: HistoryOptions = HistoryOptions()
     log_level: str = "info"
     log_format: str = "auto"
     stock_protocols: bool = False
@@ -197,6 +201,8 @@ class _Gateway:
             expected=tuple(spec.expected),
             queue_limit=spec.broker.limits.queue,
             blobs=await asyncio.to_thread(_blobs, spec.data_dir),
+            recognition=spec.recognition,
+            scribe=await open_history(stack, hub, spec.history, spec.data_dir),
         )
         metrics.pools = broker.pools
         metrics.workers = broker.workers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forebay.history.database import sqlite_url
+from forebay.history.database import postgres_url, sqlite_url
 from forebay.history.recordings import Recordings
 from forebay.history.records import HistoryOptions, SessionRecord, Stats, TaskRecord
 from forebay.history.store import History
@@ -14,5 +14,6 @@ __all__ = [
     "SessionRecord",
     "Stats",
     "TaskRecord",
+    "postgres_url",
     "sqlite_url",
 ]

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from forebay.errors import CannotBoot, ConfigError
 
-__all__ = ["address", "connect", "migrate", "sqlite_url"]
+__all__ = ["address", "connect", "migrate", "postgres_url", "sqlite_url"]
 
 CALL_S = 5.0
 """A statement or a connection attempt may take so long."""
@@ -43,6 +43,14 @@ def address(url: str) -> URL:
             f"the history's database is {found.get_backend_name()}, expected sqlite or postgresql"
         )
     return found.set(drivername=driver)
+
+
+def postgres_url(
+    *, host: str, port: int, user: str, password: str | None, name: str, sslmode: str
+) -> str:
+    """The URL of a PostgreSQL database, with everything in it escaped."""
+    url = URL.create("postgresql", user, password, host, port, name, query={"sslmode": sslmode})
+    return url.render_as_string(hide_password=False)
 
 
 def _options(url: URL) -> tuple[URL, dict[str, Any]]:

@@ -299,6 +299,7 @@ def _gateway(
         options=options,
         broker=_broker_settings(config),
         chat=chat_options(config),
+        model_aliases=model_aliases(config),
         recognition=recognition_options(config),
         history=history_options(config),
         log_level=config[table.LOG_LEVEL],
@@ -381,6 +382,19 @@ def _row_file(row: Row, run_dir: Path) -> Path:
     path = run_dir / f"row-{row.kind}.json"
     path.write_bytes(msgspec.json.encode(row))
     return path
+
+
+def model_aliases(config: Config) -> dict[str, str]:
+    """Alias to KIND or KIND/MODEL, as settled. Raises `ConfigError`."""
+    found = {}
+    for word in config[table.MODEL_ALIASES_SETTING]:
+        name, _, target = word.partition("=")
+        if not name or target.partition("/")[0] not in set(Kind):
+            raise ConfigError(
+                f"server.model_aliases has {word!r}, expected NAME=KIND or NAME=KIND/MODEL"
+            )
+        found[name] = target
+    return found
 
 
 def chat_options(config: Config) -> ChatOptions:

@@ -84,6 +84,23 @@ def test_altered_rows_reach_workers_as_a_file(composed):
     assert json.loads(path.read_text())["pace_s"] == 9
 
 
+def test_public_model_names_reach_the_gateway(composed):
+    plan = composed()
+    told = json.loads((plan.run_dir / "gateway.json").read_text())["model_aliases"]
+    assert told["tts-1"] == "speech" and told["whisper-1"] == "recognition"
+
+
+def test_a_name_may_mean_a_model_of_the_operators_choice(composed):
+    plan = composed({"FOREBAY_SERVER_MODEL_ALIASES": "gpt-4o=text, say=speech/synthetic"})
+    told = json.loads((plan.run_dir / "gateway.json").read_text())["model_aliases"]
+    assert told == {"gpt-4o": "text", "say": "speech/synthetic"}
+
+
+def test_a_name_that_means_no_kind_is_refused(composed):
+    with pytest.raises(ConfigError, match="'gpt-4o=texts', expected NAME=KIND"):
+        composed(server__model_aliases=["gpt-4o=texts"])
+
+
 def test_a_key_of_an_upstream_is_never_on_a_command_line(composed):
     plan = composed(
         {"SGLANG_API_KEY": "sk-secret", "SGLANG_BASE_URL": "http://127.0.0.1:9"},

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from voice_world import Client, World, run, spoken, world
 
+from forebay.broker import Assign
+from forebay.core.events import Consumed, Ended, Notice, OutputEvent, TextDelta
 from forebay.core.kinds import Kind
+from forebay.core.spec import Lease, WorkerInfo
+from forebay.core.stream import Stamper
 from forebay.gateway.chat import serve_chat
 from forebay.gateway.context import ChatOptions
 
@@ -31,6 +36,23 @@ def prompt(text: str = "Say something nice to the reader, please.", **more: Any)
         "channels": 1,
         **more,
     }
+
+
+def scripted(w: World, events: list[OutputEvent]) -> None:
+    """A text worker that says just this to everybody."""
+
+    def sink(push: Any) -> None:
+        if isinstance(push, Assign):
+            asyncio.get_running_loop().call_soon(answer, push.lease)
+
+    def answer(lease: Lease) -> None:
+        stamper = Stamper(lease.last_offset, lease.counts, lease.marks)
+        said = [stamper.stamp(e) for e in [*events, Ended(state="completed")]]
+        w.broker.worker_commit("scripted", lease.spec.id, lease.attempt, said, Consumed(1))
+
+    w.broker.worker_connect("scripted", sink)
+    info = WorkerInfo(id="scripted", pools=["text/scripted"], slots=4, sessions=4)
+    w.broker.worker_register(info)
 
 
 def types(messages: list[dict[str, Any]]) -> list[str]:
@@ -289,5 +311,45 @@ def test_a_gateway_that_shuts_down_finishes_the_answer_under_way() -> None:
             assert busy.code == 1000
             await idle.gone()
             await busy.gone()
+
+    run(body())
+
+
+NOTE = Notice(code="prompt_truncated", message="2 messages were cut", details={"tokens": 9})
+
+
+@pytest.mark.parametrize(
+    ("wish", "kind"), [({"notices": True}, "notice"), ({}, "orchestrator_warning")]
+)
+def test_a_notice_reaches_who_asked_for_notices_and_is_a_warning_to_others(
+    wish: dict[str, Any], kind: str
+) -> None:
+    async def body() -> None:
+        async with world() as w:
+            scripted(w, [NOTE, TextDelta(text="Short.")])
+            c = connect(w)
+            c.say(prompt(text_only=True, **wish))
+            heard = await c.rest()
+            assert types(heard) == ["orchestrator_start", kind, "llm_delta", "llm_done"]
+            assert heard[1]["code"] == "prompt_truncated"
+            assert heard[1]["message"] == NOTE.message
+            assert heard[1]["details"] == {"tokens": 9}
+            await c.gone()
+
+    run(body())
+
+
+def test_a_conversation_of_two_hundred_kilobytes_is_taken_and_a_larger_one_named() -> None:
+    async def body() -> None:
+        async with world(text={"context": 1_000_000, "tokens": 3}) as w:
+            for size, last in ((200_000, "llm_done"), (400_000, "orchestrator_error")):
+                c = connect(w)
+                before = [{"role": "user", "content": "word " * (size // 50)}] * 10
+                c.say(prompt(text_only=True, messages=before))
+                heard = await c.rest()
+                assert types(heard)[-1] == last
+                await c.gone()
+            assert heard[-1]["code"] == "bad_request"
+            assert "expected no more than 393216" in heard[-1]["message"]
 
     run(body())

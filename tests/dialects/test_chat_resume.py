@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_chat import connect, prompt, types, written
+from test_chat import connect, prompt, scripted, types, written
 from voice_world import Client, InProcess, World, run, spoken, world
 
+from forebay.core.events import TextDelta, ToolCalls, Usage
 from forebay.core.kinds import Kind
 
 SPEECH = {"rtf": 0.2, "unit_ms": 40, "piece_ms": 200}
@@ -313,6 +314,37 @@ def test_an_answer_without_voice_is_resumed_without() -> None:
             assert me.text + written(rest) == await whole(w)
             assert types(rest)[-1] == "llm_done"
             await me.c.gone()
+
+    run(body())
+
+
+def test_what_was_said_before_belongs_to_the_whole_answer() -> None:
+    async def body() -> None:
+        async with world() as w:
+            calls = [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]
+            usage = Usage(prompt_tokens=3, completion_tokens=4, finish="tool_calls")
+            said = [
+                ToolCalls(calls=calls, delta=calls),
+                TextDelta(text="So, "),
+                TextDelta(text="ok."),
+            ]
+            scripted(w, [*said, usage])
+            c = connect(w)
+            c.say(prompt(resumable=True, text_only=True))
+            whole_answer = await c.rest()
+            await c.gone()
+            for have in (4, 7):
+                c = connect(w)
+                c.say(resume(have))
+                rest = await c.rest()
+                assert written(rest) == "So, ok."[have:]
+                assert "tool_calls_delta" not in types(rest)
+                (done,) = [m for m in rest if m["type"] == "llm_done"]
+                first = whole_answer[-1]
+                for name in ("full_text_len", "tool_calls", "usage", "finish_reason"):
+                    assert done[name] == first[name]
+                assert done["tool_calls"] == calls
+                await c.gone()
 
     run(body())
 

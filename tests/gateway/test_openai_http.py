@@ -300,7 +300,7 @@ async def test_too_large_a_prompt_and_an_unknown_model_are_refused(
     client: aiohttp.ClientSession,
 ) -> None:
     async with stand() as gateway:
-        big = [{"role": "user", "content": "x" * 70_000}]
+        big = [{"role": "user", "content": "x" * 400_000}]
         response = await chat(client, gateway, messages=big)
         assert response.status == 413
         response = await chat(client, gateway, model="nobody")

@@ -12,25 +12,15 @@ from forebay.broker.local_state import Entry, PipeRecord, Pool
 from forebay.core.admission import JobFacts, forecast, refuse_job
 from forebay.core.events import End, InputItem, size_of
 from forebay.core.job import Job, Phase
-from forebay.core.kinds import Cut, Row
+from forebay.core.kinds import Row
 from forebay.core.spec import JobSpec, QueuePlace
 from forebay.core.stream import StreamLog
 from forebay.errors import BadRequest, TooLarge
 
-__all__ = ["Intake", "item_limit_bytes"]
-
-WHOLE_ITEM_BYTES = 384 * 1024
-"""The most one whole item (a prompt) may have: it must fit one frame of the link."""
+__all__ = ["Intake"]
 
 HARD_BOUND = 2
 """Input of this many times the kind's bound is refused: somebody ignores `InputAck.over`."""
-
-
-def item_limit_bytes(row: Row) -> int:
-    """The largest input item of a kind."""
-    if row.cut is Cut.WHOLE:
-        return max(row.item_bytes, min(row.input_bytes, WHOLE_ITEM_BYTES))
-    return row.item_bytes
 
 
 class Intake:
@@ -175,7 +165,7 @@ class Intake:
 
 def _check(row: Row, items: Sequence[InputItem], *, ended: bool) -> None:
     """Refuse items that no stream may hold, before anything is recorded."""
-    limit = item_limit_bytes(row)
+    limit = row.item_limit_bytes
     for item in items:
         size = size_of(item)
         if size > limit:
@@ -192,7 +182,7 @@ def _check_room(entry: Entry, items: Sequence[InputItem]) -> None:
     row = entry.job.row
     held, _ = entry.unheard()
     size = held + sum(map(size_of, items))
-    limit = max(HARD_BOUND * row.input_bytes, row.input_bytes + item_limit_bytes(row))
+    limit = max(HARD_BOUND * row.input_bytes, row.input_bytes + row.item_limit_bytes)
     if size > limit and held > 0:
         raise TooLarge(
             f"{size} bytes of input are waiting, expected no more than {limit}", limit_bytes=limit

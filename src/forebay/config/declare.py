@@ -6,6 +6,7 @@ every page made from it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,8 +68,8 @@ def yes_no(name: str, default: bool, help: str, **facts: Any) -> Setting[bool]:
     return _add(Setting(name=name, type=bool, default=default, help=help, **facts))
 
 
-def words(name: str, help: str, **facts: Any) -> Setting[list[str]]:
-    return _add(Setting(name=name, type=list, default=[], help=help, **facts))
+def words(name: str, help: str, default: Sequence[str] = (), **facts: Any) -> Setting[list[str]]:
+    return _add(Setting(name=name, type=list, default=list(default), help=help, **facts))
 
 
 def maybe_path(name: str, help: str, **facts: Any) -> Setting[Path | None]:

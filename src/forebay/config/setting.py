@@ -172,7 +172,7 @@ def _list(raw: Any) -> list[str]:
     # when there are any, otherwise at commas outside "name:key=value,key=value".
     text = _str(raw).strip()
     if ":" in text or " " in text:
-        return text.split()
+        return [word.rstrip(",") for word in text.split()]
     return [part.strip() for part in text.split(",") if part.strip()]
 
 

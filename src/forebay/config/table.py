@@ -14,7 +14,7 @@ from forebay.config.declare import aliases
 from forebay.config.setting import Alias, Setting
 from forebay.core.admission import JobLimits
 from forebay.core.kinds import KINDS, Kind
-from forebay.gateway.options import GatewayOptions
+from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 
 __all__ = ["BY_NAME", "LIMITS", "SECTIONS", "SETTINGS"]
 
@@ -104,6 +104,12 @@ TRUST_CLIENT_TENANT = declare.yes_no(
     "server.trust_client_tenant",
     False,
     "Take the tenant from `X-Tenant` or `user_id`. For tests and load tools only.",
+)
+MODEL_ALIASES_SETTING = declare.words(
+    "server.model_aliases",
+    "Names in requests that mean a model here, as `NAME=KIND` (the kind's first) or "
+    "`NAME=KIND/MODEL`. A model that is served under the name itself comes first.",
+    default=[f"{name}={target}" for name, target in MODEL_ALIASES.items()],
 )
 DRAIN_S = declare.number(
     "server.drain_s",

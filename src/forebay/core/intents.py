@@ -40,6 +40,7 @@ __all__ = [
     "From",
     "Gone",
     "Hear",
+    "Idle",
     "Intent",
     "Lookup",
     "Lost",
@@ -214,6 +215,13 @@ class Superseded:
 
 
 @dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing was said or heard for so long, and nothing is under way."""
+
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Gone:
     """The connection is closed, or leaves this session for another."""
 
@@ -236,6 +244,7 @@ Fact = (
     | Lost
     | Slow
     | Superseded
+    | Idle
     | Gone
     | Tick
 )
@@ -320,6 +329,7 @@ class Started:
 class Finished:
     seq: int
     cancelled: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

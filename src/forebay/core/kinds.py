@@ -13,10 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["KINDS", "Cut", "Kind", "Recovery", "Row", "SlowRule", "row"]
+__all__ = ["KINDS", "WHOLE_ITEM_BYTES", "Cut", "Kind", "Recovery", "Row", "SlowRule", "row"]
 
 KiB = 1024
 MiB = 1024 * 1024
+
+WHOLE_ITEM_BYTES = 384 * KiB
+"""The most one whole item (a prompt) may have: it must fit one frame of the link."""
 
 
 class Kind(StrEnum):
@@ -82,6 +85,14 @@ class Row:
     replaceable: str = ""  # tag of the events that a newer one of the same tag replaces
     span_s: float | None = None  # most media that one step is given
     final_after_s: float | None = None  # media without a final after which one is forced
+
+    @property
+    def item_limit_bytes(self) -> int:
+        """The largest input item. One that is a whole prompt may have what one frame of the
+        link carries; what is cut into steps anyway is `item_bytes` at most."""
+        if self.cut is Cut.WHOLE:
+            return max(self.item_bytes, min(self.input_bytes, WHOLE_ITEM_BYTES))
+        return self.item_bytes
 
 
 KINDS: dict[Kind, Row] = {

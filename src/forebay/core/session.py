@@ -52,6 +52,7 @@ from forebay.core.intents import (
     From,
     Gone,
     Hear,
+    Idle,
     Intent,
     Lookup,
     Lost,
@@ -95,11 +96,13 @@ class Rules:
 
     ``silence_s``: after so long without a message a held live job is delivered; 0: at once.
     ``over_code``: the close code of a session that ended; None: the connection stays, for
-    others, and a mistake ends nothing. ``acknowledges``: input is answered with `Took` once
-    the store has it, and its end has no number of its own."""
+    others, and a mistake ends nothing. ``idle_s``: a session that has nothing under way ends
+    after so long without a message; None: never. ``acknowledges``: input is answered with
+    `Took` once the store has it, and its end has no number of its own."""
 
     silence_s: float = 1.0
     over_code: int | None = 1000
+    idle_s: float | None = None
     acknowledges: bool = False
 
 
@@ -133,6 +136,7 @@ TABLE: dict[tuple[Phase, type], str] = {
     **{(p, Refuse): "_refused" for p in LIVE},
     **{(p, Cancel): "_cancel" for p in LIVE},
     **{(p, Over): "_over" for p in LIVE},
+    **{(p, Idle): "_idle" for p in (Phase.HELD, Phase.STREAMING)},
     **{(p, Slow): "_slow" for p in LIVE},
     **{(p, Lost): "_lost" for p in LIVE},
     **{(p, Superseded): "_superseded" for p in (*LIVE, Phase.CANCELLING)},
@@ -157,6 +161,7 @@ class Session:
         "_after",
         "_cancelled_by_client",
         "_ended_input",
+        "_idle_for",
         "_job_over",
         "_number",
         "_params",
@@ -194,7 +199,13 @@ class Session:
         self._job_over = False  # the job held is over
         self._told = False  # the client has had its answer to `Open`
         self._cancelled_by_client = False
+        self._idle_for = ""
         self._pending: Feed | Hear | None = None  # the input that begins a new job
+
+    @property
+    def idle_s(self) -> float | None:
+        """After so long without a word either way, report `Idle`; None: never."""
+        return self._rules.idle_s
 
     def open(self) -> Effects:
         """Carry these out first."""
@@ -370,8 +381,14 @@ class Session:
         self._cancelled_by_client = True
         return [StopDelivery(), CancelJob()]
 
+    def _idle(self, event: Idle, now: float) -> Effects:
+        self.phase = Phase.CANCELLING
+        self.deadline = None
+        self._idle_for = f"idle for {event.for_s:g} s"
+        return [StopDelivery(), CancelJob()]
+
     def _cancelled(self, event: Cancelled, now: float) -> Effects:
-        return self._end_with(Answer(Finished(self.seq, cancelled=True)))
+        return self._end_with(Answer(Finished(self.seq, cancelled=True, reason=self._idle_for)))
 
     def _over(self, event: Over, now: float) -> Effects:
         return self._end_with()

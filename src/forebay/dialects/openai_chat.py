@@ -93,7 +93,7 @@ def parse(body: bytes) -> Call:
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
     prompt = Prompt(messages=request.messages)
-    size, limit = size_of(prompt), row(Kind.TEXT).item_bytes
+    size, limit = size_of(prompt), row(Kind.TEXT).item_limit_bytes
     if size > limit:
         raise TooLarge(
             f"messages are {size} bytes, expected no more than {limit}", param="messages"

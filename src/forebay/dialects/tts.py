@@ -133,10 +133,11 @@ class AudioChunk(msgspec.Struct, tag_field="type", tag="audio_chunk", frozen=Tru
     audio_base64: bytes
 
 
-class TtsEnd(msgspec.Struct, tag_field="type", tag="tts_end", frozen=True):
+class TtsEnd(msgspec.Struct, tag_field="type", tag="tts_end", frozen=True, omit_defaults=True):
     session_id: str
     seq: int
     cancelled: bool
+    reason: str = ""  # where the client did not ask for the end
 
 
 class Error(msgspec.Struct, tag_field="type", tag="error", frozen=True, omit_defaults=True):
@@ -225,16 +226,18 @@ def speech_params(
 
 
 class TtsDialect:
-    """``ttl_s``: what `start_ack` promises, the kind's detach time."""
+    """``ttl_s``: what `start_ack` promises, the kind's detach time; also the idle life of a
+    session whose connection is open."""
 
     name = "tts"
     kind = Kind.SPEECH
     concurrent = 1
-    rules = Rules()
+    rules: Rules
     notice_gap_s = 0.0
 
     def __init__(self, ttl_s: float = 120.0) -> None:
         self.ttl_s = float(ttl_s)
+        self.rules = Rules(idle_s=self.ttl_s)
 
     # ------------------------------------------------------------------- receiving
 
@@ -325,9 +328,13 @@ class TtsDialect:
             case Started():
                 return (self._ack(what, about.session, about.params),)
             case Finished():
-                return (
-                    _text(TtsEnd(session_id=about.session, seq=what.seq, cancelled=what.cancelled)),
+                end = TtsEnd(
+                    session_id=about.session,
+                    seq=what.seq,
+                    cancelled=what.cancelled,
+                    reason=what.reason,
                 )
+                return (_text(end),)
             case Failed():
                 return (error_frame(what.error, about.session, what.seq),)
 

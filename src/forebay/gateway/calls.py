@@ -28,7 +28,7 @@ from forebay.core.kinds import Kind
 from forebay.core.spec import JobView, PoolView
 from forebay.dialects import error_of
 from forebay.dialects.openai_common import Call, error_object, status_of
-from forebay.dialects.openai_models import model_name, pool_for
+from forebay.dialects.openai_models import model_name
 from forebay.errors import ForebayError, SlowClient, TooLarge
 from forebay.gateway.beside import drop_beside, set_beside
 from forebay.gateway.context import GatewayContext
@@ -145,7 +145,7 @@ async def answer_call(
     request = request_id(scope)
     items: list[InputItem] = []
     try:
-        pool = pool_for(ctx.broker.pools(), call.kind, call.model)
+        pool = ctx.pool_view(call.kind, call.model or "")
         spec = ctx.spec(
             call.kind,
             call.params,

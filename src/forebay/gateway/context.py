@@ -12,12 +12,13 @@ from typing import Any
 from forebay.blobs import LocalBlobs
 from forebay.broker import GatewayBroker
 from forebay.core.kinds import KINDS, Kind, Row
-from forebay.core.spec import Deadlines, JobSpec
-from forebay.errors import ModelNotFound, NoWorkers
+from forebay.core.spec import Deadlines, JobSpec, PoolView
+from forebay.dialects.openai_models import pool_for
+from forebay.errors import ModelNotFound
 from forebay.gateway.auth import Auth
 from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
-from forebay.gateway.options import GatewayOptions
+from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.scribe import Scribe
 
 __all__ = ["ChatOptions", "GatewayContext", "RecognitionOptions"]
@@ -63,6 +64,7 @@ class GatewayContext:
     metrics: GatewayMetrics
     rows: Mapping[Kind, Row] = field(default_factory=lambda: dict(KINDS))
     chat: ChatOptions = ChatOptions()
+    model_aliases: Mapping[str, str] = field(default_factory=lambda: dict(MODEL_ALIASES))
     clock: Callable[[], float] = time.monotonic
     new_id: Callable[[], str] = _new_id
     options: GatewayOptions = GatewayOptions()
@@ -97,20 +99,24 @@ class GatewayContext:
         return stop
 
     def pool(self, kind: Kind, model: str = "") -> str:
-        """The pool that serves ``model``, or the kind's first.
+        """The pool that serves ``model``, under that name or an alias, or the kind's first.
 
         Raises `NoWorkers` when nothing of that kind is served, `ModelNotFound` for a model
         that is not."""
-        names = [view.name for view in self.broker.pools() if view.kind == kind]
-        if not names:
-            raise NoWorkers(f"no {kind} model is served here now", retry_after_s=5.0)
-        if not model:
-            return names[0]
-        wanted = f"{kind}/{model}"
-        if wanted not in names:
-            known = ", ".join(name.partition("/")[2] for name in names)
-            raise ModelNotFound(f"no {kind} model of that name is served, expected one of {known}")
-        return wanted
+        return self.pool_view(kind, model).name
+
+    def pool_view(self, kind: Kind, model: str = "") -> PoolView:
+        """As `pool`, all that is known of it. The one place where names are looked up."""
+        pools = [view for view in self.broker.pools() if view.kind == kind]
+        if not model and pools:
+            return pools[0]
+        try:
+            return pool_for(pools, kind, model or None)
+        except ModelNotFound:
+            meant, _, served = self.model_aliases.get(model, "").partition("/")
+            if meant != kind:
+                raise
+            return pool_for(pools, kind, served) if served else pools[0]
 
     def spec(
         self,

@@ -36,6 +36,7 @@ from forebay.core.intents import (
     Found,
     From,
     Gone,
+    Idle,
     Lookup,
     Lost,
     NotBegun,
@@ -65,6 +66,7 @@ from forebay.errors import (
 from forebay.gateway.beside import set_beside
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.hub import AudioPace, Reader
+from forebay.gateway.idle import IdleLife
 from forebay.gateway.notices import Notices
 from forebay.gateway.wire import Wire
 
@@ -115,6 +117,7 @@ class Hold:
         self._first_text_at: float | None = None
         self._fresh = False
         self._notices = Notices(ctx, dialect.notice_gap_s, self._tell_place)
+        self._idle_life = IdleLife(ctx, session.idle_s, self._busy, self._idled)
         self._awaited: dict[type, Callable[[Any], Awaitable[Fact]]] = {
             Lookup: self._lookup,
             Submit: self._submit,
@@ -135,11 +138,13 @@ class Hold:
 
     async def open(self) -> None:
         """Begin: look the session up, submit or attach, answer the client."""
+        self._idle_life.touch()
         await self._carry(self.session.open())
 
     async def take(self, event: Event) -> None:
         """Do all that ``event`` asks for. Cancelling this may leave the rest undone; the
         session itself stays whole, and `leave` cleans up."""
+        self._idle_life.touch()
         if isinstance(event, Feed) and self._first_text_at is None and self._fresh:
             self._first_text_at = self._ctx.clock()
         await self._carry(self._receive(event))
@@ -182,6 +187,21 @@ class Hold:
                 None if deadline is None else self._ctx.hub.call_at(deadline, self._ticked)
             )
         return effects
+
+    async def _busy(self) -> bool:
+        """Whether the job has anything to say still, for all that was fed to it."""
+        view = self._view
+        if view is None:
+            return True
+        try:
+            view = await self._ctx.broker.status(view.spec.id)
+        except NotFound:
+            return False
+        unspoken = view.marks.get(self._row.counter, 0) < view.units
+        return view.ended_s is None and (unspoken or view.delivered < view.head)
+
+    def _idled(self, for_s: float) -> None:
+        self.tell(Idle(for_s))
 
     def _ticked(self) -> None:
         self._timer = self._timer_at = None
@@ -360,6 +380,7 @@ class Hold:
     async def _detach(self, effect: Detach) -> Fact:
         attachment, self._attachment = self._attachment, None
         self._notices.stop()
+        self._idle_life.stop()
         if self._unlisten is not None:
             self._unlisten()
             self._unlisten = None
@@ -408,6 +429,7 @@ class Hold:
         self.tell(Over())
 
     def _on_sent(self, event: OutputEvent) -> None:
+        self._idle_life.touch()
         if self._first_text_at is not None and isinstance(event, Audio):
             self._ctx.metrics.ttfa(self._ctx.clock() - self._first_text_at)
             self._first_text_at = None

@@ -42,7 +42,7 @@ from forebay.gateway.gate import raise_fd_limit
 from forebay.gateway.hub import Hub
 from forebay.gateway.keeping import open_history
 from forebay.gateway.metrics import GatewayMetrics
-from forebay.gateway.options import GatewayOptions
+from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.personality import Personality, personality
 from forebay.gateway.pipes import adopt
 from forebay.gateway.server import GatewayServer
@@ -84,6 +84,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     options: GatewayOptions = GatewayOptions()
     broker: Settings = Settings()
     chat: ChatOptions = ChatOptions()
+    model_aliases: dict[str, str] = msgspec.field(default_factory=lambda: dict(MODEL_ALIASES))
     recognition: RecognitionOptions = RecognitionOptions()
     history: HistoryOptions = HistoryOptions()
     log_level: str = "info"
@@ -195,6 +196,7 @@ class _Gateway:
             metrics=metrics,
             rows=spec.broker.rows,
             chat=spec.chat,
+            model_aliases=spec.model_aliases,
             options=options,
             auth=auth,
             version=version("forebay"),

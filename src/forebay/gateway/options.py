@@ -6,9 +6,20 @@ deadlines. All names carry their unit. None means: no such limit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["GatewayOptions"]
+__all__ = ["MODEL_ALIASES", "GatewayOptions"]
+
+MODEL_ALIASES: Mapping[str, str] = {
+    "tts-1": "speech",
+    "tts-1-hd": "speech",
+    "gpt-4o-mini-tts": "speech",
+    "whisper-1": "recognition",
+    "gpt-4o-transcribe": "recognition",
+    "gpt-4o-mini-transcribe": "recognition",
+}
+"""Names that clients of public APIs send by habit: KIND (its first pool) or KIND/MODEL."""
 
 KiB = 1024
 MiB = 1024 * 1024

@@ -44,7 +44,7 @@ def parse_form(content_type: str, body: bytes) -> Form:
 
     Raises `Unsupported` for another content type, `BadRequest` for a malformed or unfinished
     body, `TooLarge` for too many parts or too long a field."""
-    kind, options = parse_options_header(content_type)
+    kind, options = parse_options_header(content_type.encode("latin-1", "replace"))
     if kind != b"multipart/form-data":
         raise Unsupported("the body is no multipart/form-data")
     boundary = options.get(b"boundary")

@@ -36,10 +36,13 @@ SERVED = (Kind.TEXT, Kind.SPEECH, Kind.RECOGNITION)
 """The kinds this build has engines and dialects for."""
 
 DEFAULT_MODELS = {
+    "listener": "listener",
     "llama": "smollm2",
+    "moonshine": "moonshine",
     "piper": "piper",
     "synthetic": "synthetic",
     "voices": "voices",
+    "whisper": "whisper-base",
 }
 """What a pool is called where the operator names no model."""
 
@@ -48,7 +51,7 @@ _ENGINES: dict[Kind, Setting[list[str]]] = {
     Kind.SPEECH: table.SPEECH_ENGINES,
     Kind.RECOGNITION: table.RECOGNITION_ENGINES,
 }
-_DEFAULTS = {Kind.TEXT: "llama", Kind.SPEECH: "voices", Kind.RECOGNITION: "moonshine"}
+_DEFAULTS = {Kind.TEXT: "llama", Kind.SPEECH: "voices", Kind.RECOGNITION: "listener"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

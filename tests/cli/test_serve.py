@@ -16,7 +16,8 @@ from forebay.core.kinds import Kind
 from forebay.errors import CannotBoot, ConfigError
 from forebay.serve import compose
 
-SYNTHETIC = {"text.engines": ["synthetic"], "speech.engines": ["synthetic"], "server.port": 0}
+KINDS = ("text", "speech", "recognition")
+SYNTHETIC = {f"{kind}.engines": ["synthetic"] for kind in KINDS} | {"server.port": 0}
 
 
 def settle(tmp_path: Path, environ: dict[str, str] | None = None, **more: object):
@@ -46,15 +47,17 @@ def test_one_gateway_and_a_worker_with_a_spare_for_each_kind(composed):
         "text/synthetic-spare",
         "speech/synthetic-1",
         "speech/synthetic-spare",
+        "recognition/synthetic-1",
+        "recognition/synthetic-spare",
     ]
-    assert [s.spare for s in plan.specs] == [False, False, True, False, True]
+    assert [s.spare for s in plan.specs] == [False, False, True, False, True, False, True]
 
 
 def test_the_gateway_is_told_its_sockets_and_pools(composed):
     plan = composed()
     spec = json.loads((plan.run_dir / "gateway.json").read_text())
     assert spec["sockets"] == [[plan.sockets[0].fileno(), "main"]]
-    assert spec["expected"] == ["text/synthetic", "speech/synthetic"]
+    assert spec["expected"] == [f"{kind}/synthetic" for kind in KINDS]
     assert plan.specs[0].pass_fds == (plan.sockets[0].fileno(),)
     port = plan.sockets[0].getsockname()[1]
     assert plan.facts.url == f"http://127.0.0.1:{port}/"

@@ -512,7 +512,8 @@ SPEECH_LEAD_DETACHED_S = declare.number(
 
 RECOGNITION_ENGINES = declare.words(
     "recognition.engines",
-    "Engines as NAME[:key=value,...]. Unset: `moonshine` where its packages are installed.",
+    "Engines as NAME[:key=value,...]. Unset: `listener`, which streams English and hears "
+    "other languages utterance by utterance.",
     flag="--engine recognition=...",
 )
 

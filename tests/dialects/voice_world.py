@@ -14,6 +14,7 @@ import selectors
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from forebay.broker import WorkerSink
@@ -265,12 +266,16 @@ class World:
         info = await engine.load(lambda stage: None)
         pool = f"{kind}/synthetic"
         worker = WorkerInfo(id=name, pools=[pool], slots=info.slots, sessions=sessions)
-        runner = Runner(link, engine, info, worker, self.ctx.rows[kind])
+        runner = Runner(link, engine, info, worker, self.ctx.rows[kind], find_blob=self._find_blob)
         await link.connect(runner.sink)
         self._tasks.append(asyncio.ensure_future(self._beat(link, name)))
         self._tasks.append(asyncio.ensure_future(runner.run()))
         await asyncio.sleep(0)
         return link
+
+    def _find_blob(self, name: str) -> Path:
+        assert self.ctx.blobs is not None
+        return self.ctx.blobs.path(name)
 
     @staticmethod
     async def _beat(link: InProcess, name: str) -> None:

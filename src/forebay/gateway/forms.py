@@ -115,7 +115,8 @@ class _Collector:
             raise BadRequest(f"a form part without a name of 1 to {MAX_NAME} characters")
         data = b"".join(self._pieces)
         if b"filename" in options or b"filename*" in options:
-            said = options.get(b"filename", b"").decode("utf-8", "replace")[:MAX_NAME]
+            said = options.get(b"filename", b"").decode("utf-8", "replace")
+            said = said[-MAX_NAME:]  # its end says the format
             kind = self._headers.get(b"content-type", b"").decode("latin-1")[:MAX_NAME]
             self.form.files[name] = Upload(said, kind, data)
             return

@@ -40,9 +40,12 @@ async def deaf(url: str, count: int):  # type: ignore[no-untyped-def]
                 await socket.send_str(msgspec.json.encode(message).decode())
             sockets.append(socket)
         yield
-        for socket in sockets:
-            with contextlib.suppress(OSError, aiohttp.ClientError):
-                await asyncio.wait_for(socket.close(), 1)
+        await asyncio.gather(*(leave(socket) for socket in sockets))
+
+
+async def leave(socket: aiohttp.ClientWebSocketResponse) -> None:
+    with contextlib.suppress(OSError, aiohttp.ClientError, TimeoutError):
+        await asyncio.wait_for(socket.close(), 1)
 
 
 async def healthy_p99(url: str, sessions: int, seconds: float) -> float:

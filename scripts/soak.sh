@@ -9,6 +9,7 @@ folder="$(mktemp -d)"
 log="$folder/serve.log"
 .venv/bin/forebay serve --port 0 --data-dir "$folder/data" \
   --engine text=synthetic --engine speech=synthetic:rtf=0.1,latency_ms=10,slots=16 \
+  --workers recognition=0 \
   >"$log" 2>&1 &
 server=$!
 trap 'kill -TERM $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$folder"' EXIT

@@ -23,6 +23,7 @@ class Served:
     """A server of its own, with its screen in a file. ``words``: after ``forebay serve``."""
 
     def __init__(self, folder: Path, *words: str, env: dict[str, str] | None = None) -> None:
+        words += ("--engine", "recognition=synthetic")
         self.screen = folder / "screen"
         self.log = folder / "log"
         with self.screen.open("wb") as out, self.log.open("wb") as err:
@@ -78,7 +79,7 @@ def served(tmp_path_factory):
 def test_the_start_screen_says_what_runs_and_that_it_is_synthetic(served):
     text = served.screen.read_text()
     assert served.url in text
-    assert text.count("synthetic: not a model") == 2
+    assert text.count("synthetic: not a model") == 3
     assert "Ctrl-C" in text
 
 

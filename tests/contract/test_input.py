@@ -207,6 +207,24 @@ async def test_a_pipe_that_was_carried_to_its_end_cancels_nothing(home: Home) ->
     assert (await home.broker.status("t")).state == "running"
 
 
+async def test_who_carries_a_pipe_hears_its_source_although_nobody_is_attached(
+    home: Home,
+) -> None:
+    worker = await home.worker("w1", pools=[TEXT, "speech/tone"], sessions=9)
+    heard = []
+    home.broker.open("g9", heard.append)
+    await home.broker.submit(text_spec("t", detach_s=60), [Prompt(messages=[])], gateway="g1")
+    await home.speech("s")
+    held = await home.broker.attach("t", gateway="g1", write=False)
+    await home.broker.pipe(PipeSpec(id="p", source="t", target="s", map="speak"), gateway="g9")
+    await home.broker.detach(held)
+    await home.settle()
+    assert [p.detached for p in home.broker.pools() if p.kind == "text"] == [1]
+    worker.end("t")
+    await home.settle()
+    assert [push.events[-1].state for push in heard if push.job == "t"] == ["completed"]
+
+
 async def test_a_target_that_fails_leaves_its_source_going_on(home: Home) -> None:
     worker = await home.worker("w1", pools=[TEXT, "speech/tone"], sessions=9)
     await home.broker.submit(text_spec("t"), [Prompt(messages=[])], gateway="g1")

@@ -13,10 +13,14 @@ from forebay.core.turn import (
     TABLE,
     Answering,
     Ask,
+    Back,
+    Broken,
     Clear,
     Cleared,
     CloseTurn,
+    FindTurn,
     Gone,
+    LeaveTurn,
     Lost,
     NotStarted,
     Ping,
@@ -28,6 +32,7 @@ from forebay.core.turn import (
     StartTurn,
     Stop,
     StopTurn,
+    Superseded,
     TextDone,
     TextOver,
     Turn,
@@ -177,6 +182,51 @@ def test_a_history_the_client_keeps_is_not_kept_twice() -> None:
     assert turn.history == []
 
 
+RESUMABLE = Ask(session="s", prompt="hi", speech={"sample_rate": 16000}, resumable=True)
+
+
+@pytest.mark.parametrize(
+    ("event", "closes"),
+    [
+        (Gone(), []),
+        (Superseded(), [CloseTurn(4409, "superseded")]),
+        (Slow(30), [CloseTurn(4408, "the client took nothing for 30 s")]),
+    ],
+)
+def test_a_resumable_answer_is_left_and_not_stopped(event: Any, closes: list[Any]) -> None:
+    turn = Turn(once=True)
+    turn.receive(RESUMABLE, 0)
+    turn.receive(Started(True), 0)
+    assert turn.receive(event, 1) == [LeaveTurn(), *closes]
+    assert turn.phase is TurnPhase.CLOSED
+
+
+@pytest.mark.parametrize("event", [Stop(), Lost(ForebayError("x")), Broken(ForebayError("x"))])
+def test_a_resumable_answer_ends_where_it_cannot_go_on(event: Any) -> None:
+    turn = Turn(once=True)
+    turn.receive(RESUMABLE, 0)
+    turn.receive(Started(True), 0)
+    assert StopTurn() in turn.receive(event, 1)
+
+
+def test_who_comes_back_hears_the_whole_answers_length_and_age() -> None:
+    turn = Turn(once=True)
+    back = Back(session="s", chars=5, units=2)
+    assert turn.receive(back, 10) == [FindTurn(back)]
+    assert said(turn.receive(Started(True, age_s=4.0), 10)) == [
+        Answering("s", True, resumable=True, resumed=True)
+    ]
+    (done,) = said(turn.receive(TextOver(ended=DONE, text="xyz", before=5), 11))
+    assert (done.chars, done.elapsed_ms) == (8, 5000)
+    assert said(turn.receive(VoiceOver(DONE), 12)) == [VoiceDone("s", 4)]
+
+
+def test_coming_back_is_a_first_message_only() -> None:
+    turn = answering()
+    effects = turn.receive(Back(session="s"), 1)
+    assert effects[0] == StopTurn() and isinstance(said(effects)[0], TurnFailed)
+
+
 def test_every_row_of_the_table_names_a_method() -> None:
     for (phase, event), name in TABLE.items():
         assert isinstance(phase, TurnPhase)
@@ -189,6 +239,10 @@ events = st.sampled_from(
     [
         ASK,
         Ask(session="s", prompt="text only"),
+        Ask(session="s", prompt="hi", resumable=True),
+        Back(session="s", chars=3),
+        Superseded(),
+        Broken(error),
         Stop(),
         Clear(),
         Ping(),
@@ -213,6 +267,8 @@ def test_no_interleaving_breaks_the_order_of_an_answer(once: bool, steps: list[A
     turn = Turn(once=once)
     closes, text_done = 0, True
     for event in steps:
+        if not once and (isinstance(event, Back) or getattr(event, "resumable", False)):
+            continue  # text connections have no such messages
         was = turn.phase
         effects = turn.receive(event, 0)
         closes += sum(isinstance(e, CloseTurn) for e in effects)

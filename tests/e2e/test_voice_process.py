@@ -64,6 +64,9 @@ class Talk:
             pass
         return self.ws.close_code
 
+    def text(self) -> str:
+        return "".join(m["delta"] for m in self.heard if m["type"] == "llm_delta")
+
     def units(self, first: int = 0) -> str:
         text = ""
         for m in self.heard:
@@ -171,6 +174,36 @@ async def test_a_prompt_is_answered_and_spoken(served):
         assert kinds.index("audio_chunk") < kinds.index("llm_done")
         written = "".join(m["delta"] for m in t.heard if m["type"] == "llm_delta")
         assert t.units() == written != ""
+
+
+async def test_an_answer_survives_a_dropped_socket_and_killed_workers(served):
+    ask = {"prompt": "Say something long.", "session_id": "again", "resumable": True}
+    async with talk(served, "/chat") as ws:
+        await ws.send(json.dumps(ask))
+        first = Talk(ws, "again")
+        assert (await first.until("orchestrator_start"))["resumable"] is True
+        await first.until("audio_chunk")
+        ws.transport.abort()
+    speech_workers(served)[0].kill()
+    await asyncio.sleep(0.3)
+    chars, units = len(first.text()), len(first.units())
+    async with talk(served, "/chat") as ws:
+        back = {"chars_received": chars, "last_unit_index_received": units - 1}
+        second = Talk(ws, "again")
+        await second.say("resume", **back)
+        assert await second.rest() == 1000
+    kinds = [m["type"] for m in second.heard]
+    assert kinds[:2] == ["orchestrator_start", "start_ack"]
+    assert kinds[-1] == "tts_end" and kinds.count("llm_done") == 1
+    done = next(m for m in second.heard if m["type"] == "llm_done")
+    whole = first.text() + second.text()
+    assert first.units() + second.units(units) == whole
+    assert len(whole) == done["full_text_len"]
+    async with talk(served, "/chat") as ws:  # all is over, and can be had once more
+        third = Talk(ws, "again")
+        await third.say("resume", chars_received=3, last_unit_index_received=2)
+        assert await third.rest() == 1000
+        assert third.text() == third.units(3) == whole[3:]
 
 
 async def test_a_hundred_sessions_at_once_are_all_whole(served):

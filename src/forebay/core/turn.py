@@ -492,7 +492,7 @@ class Turn:
         return self._fail(error, now)
 
     def _superseded(self, event: Superseded, now: float) -> Effects:
-        return self._leave(CloseTurn(4409, "superseded"))
+        return self._leave(CloseTurn(4409, "superseded")) if self._resumable else []
 
     def _lost(self, event: Lost, now: float) -> Effects:
         return self._fail(event.error, now)

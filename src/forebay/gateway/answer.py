@@ -17,6 +17,7 @@ from forebay.core.events import OutputEvent, Prompt, TextDelta, ToolCalls, Usage
 from forebay.core.kinds import Kind
 from forebay.core.spec import JobSpec, JobView, PipeSpec
 from forebay.core.turn import Ask, Back, NotStarted, Started, StartTurn, TurnEvent
+from forebay.dialects.chat import VoiceChat
 from forebay.errors import BadRequest, ForebayError, ResumeNotAvailable
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.hub import Reader
@@ -24,7 +25,7 @@ from forebay.gateway.pipes import Carrier, carry
 
 __all__ = ["Answer", "Gathered"]
 
-DIALECT = "chat"
+DIALECT = VoiceChat.name
 VOICE = "chat.voice"
 PAGE = 256
 

@@ -30,7 +30,7 @@ export class Chat {
   }
 
   #connect(again) {
-    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/chat`);
+    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/chat${again ? `?session_id=${this.#id}` : ""}`);
     this.socket = socket;
     socket.onopen = () => {
       const first = again

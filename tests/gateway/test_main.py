@@ -19,6 +19,12 @@ from typing import Any
 import pytest
 from gateway_harness import QUICK, Served, close_code, frame, read_frame
 
+from forebay.broker.journal import Journal
+from forebay.broker.local import LocalBroker, Settings
+from forebay.core.events import Consumed, Ended, Prompt, TextDelta
+from forebay.core.kinds import Kind
+from forebay.core.spec import JobSpec, Lease, PipeSpec, WorkerInfo
+from forebay.core.stream import Stamper
 from forebay.errors import CannotBoot, ConfigError
 from forebay.gateway.bind import PortTaken, bind, owner_of
 from forebay.gateway.main import (
@@ -241,6 +247,34 @@ def ask(port: int, path: str) -> bytes:
         while part := client.recv(65536):
             out += part
         return out
+
+
+async def test_what_was_said_before_a_crash_is_spoken_after_it(tmp_path: Path) -> None:
+    """A durable pipe, whose carrier died with the gateway, is carried on by the next one."""
+    journal = Journal(tmp_path)
+    broker = LocalBroker(Settings(), journal=journal)
+    leases: list[Lease] = []
+    broker.worker_connect("w", lambda push: leases.append(push.lease))
+    broker.worker_register(WorkerInfo(id="w", pools=["text/tiny"], slots=1, sessions=1))
+    ids = {kind: f"{n:032x}" for n, kind in enumerate((Kind.TEXT, Kind.SPEECH), 1)}
+    for kind, pool in ((Kind.TEXT, "text/tiny"), (Kind.SPEECH, "speech/tone")):
+        broker.expect([pool])
+        spec = JobSpec(id=ids[kind], kind=kind, pool=pool, params={}, durable=True)
+        await broker.submit(spec, [Prompt(messages=[])] if kind is Kind.TEXT else [])
+    await broker.pipe(PipeSpec(id="p", source=ids[Kind.TEXT], target=ids[Kind.SPEECH], map="speak"))
+    stamper = Stamper(0, {}, {})
+    said = [stamper.stamp(e) for e in (TextDelta(text="Hello."), Ended(state="completed"))]
+    broker.worker_commit("w", ids[Kind.TEXT], 1, said, Consumed(1))
+    assert len(leases) == 1
+    journal.close()
+    async with running(tmp_path, data_dir=str(tmp_path)) as (served, _, _):
+        async with asyncio.timeout(5):
+            while True:
+                _, job = await get(served, f"/api/jobs/{ids[Kind.SPEECH]}")
+                if job["input_ended"]:
+                    break
+                await asyncio.sleep(0.02)
+    assert job["units"] == len("Hello.")
 
 
 def test_a_process_inherits_serves_reloads_keys_and_drains_on_sigterm(tmp_path: Path) -> None:

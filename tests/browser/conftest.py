@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from benchmarks.harness import Server, serving
+from browser_tools import ARGUMENTS, CHROMIUM
 from playwright.async_api import Browser, Page, async_playwright
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-]
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +17,8 @@ def server() -> Iterator[Server]:
         "speech=synthetic:rtf=0.05,latency_ms=5,slots=4",
         "--engine",
         "text=synthetic:tokens=24,token_ms=40,slots=2",
+        "--engine",
+        "recognition=synthetic:rtf=0.05,slots=1",
     ) as running:
         yield running
 

@@ -1,7 +1,8 @@
 // The console: one conversation, its gauges, and the state of the pools.
 import { Chat } from "./chat.js";
+import { frame } from "./frame.js";
 import { Player } from "./player.js";
-import { apply, language, setLanguage, t } from "./words.js";
+import { t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const MAX_TURNS = 40; // sent along with a prompt; the server cuts to the model's context
@@ -142,63 +143,16 @@ function spark() {
   }
 }
 
-async function status() {
-  let delay = 5000;
-  try {
-    const found = await (await fetch("/api/status", { cache: "no-store" })).json();
-    delay = pools(found.pools ?? []) ? 10000 : 700; // while loading, look often
-  } catch { $("pools").replaceChildren(); }
-  setTimeout(status, document.hidden ? 30000 : delay);
-}
-
-function pools(list) {
-  let ready = list.length > 0;
-  $("pools").replaceChildren(...list.map((pool) => {
-    const item = document.createElement("li");
-    const dot = document.createElement("span");
-    dot.className = "dot";
-    const stages = Object.values(pool.stages ?? {});
-    const loading = stages.find((s) => s.stage !== "ready");
-    let state = pool.ready > 0 ? "ready" : loading ? (loading.stage === "failed" ? "failed" : "loading") : "failed";
-    if (pool.ready === 0) ready = false;
-    const model = pool.model || pool.name.split("/").slice(1).join("/");
-    let text = `${t("kinds")[pool.kind] ?? pool.kind}: ${model}`;
-    if (pool.ready === 0) text += ` (${loading ? t("loading")(t("stages")[loading.stage] ?? loading.stage, loading.total ? ` ${loading.done}/${loading.total}` : "") : t("none")})`;
-    const name = document.createElement("span");
-    name.textContent = text;
-    item.className = state;
-    item.title = loading?.detail ?? "";
-    item.append(dot, name);
-    if (pool.synthetic) {
-      const label = document.createElement("b");
-      label.className = "synthetic";
-      label.textContent = t("synthetic");
-      item.append(label);
-    }
-    return item;
-  }));
+function poolsChanged(list, ready) {
   const remote = list.some((pool) => pool.engine === "openai");
   $("hint").textContent = t(remote ? "hintRemote" : "hint");
   const waiting = list.length > 0 && !ready;
   if (waiting && $("notice").hidden) { tell(t("notReady")); $("notice").dataset.loading = "1"; }
   if (!waiting && $("notice").dataset.loading) { tell(""); delete $("notice").dataset.loading; }
-  return ready;
-}
-
-const THEMES = ["auto", "light", "dark"];
-function theme(next) {
-  localStorage.setItem("forebay.theme", next);
-  if (next === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = next;
-  $("theme").textContent = { auto: "◐", light: "○", dark: "●" }[next];
-  $("theme").setAttribute("aria-label", t("themes")[next]);
-  $("theme").title = t("themes")[next];
 }
 
 function words() {
-  apply();
   $("prompt").placeholder = t("placeholder");
-  $("language").textContent = language() === "en" ? "中文" : "English";
   $("link").textContent = t($("link").dataset.state);
   $("tries").replaceChildren(...t("tries").map((text) => {
     const button = document.createElement("button");
@@ -207,7 +161,6 @@ function words() {
     button.onclick = () => send(text);
     return button;
   }));
-  theme(localStorage.getItem("forebay.theme") ?? "auto");
 }
 
 $("composer").onsubmit = (event) => {
@@ -223,11 +176,8 @@ $("prompt").onkeydown = (event) => {
 const grow = () => { $("prompt").style.height = "auto"; $("prompt").style.height = `${$("prompt").scrollHeight}px`; };
 $("prompt").oninput = grow;
 $("stop").onclick = () => { answer.stopAt = performance.now(); player.silence(); chat.stop(); };
-$("language").onclick = () => { setLanguage(language() === "en" ? "zh" : "en"); words(); };
-$("theme").onclick = () => theme(THEMES[(THEMES.indexOf(localStorage.getItem("forebay.theme") ?? "auto") + 1) % 3]);
 
 window.forebay = { chat, player }; // for the curious, and for the browser tests
-words();
-status();
+frame({ kinds: ["text", "speech"], onPools: poolsChanged, words });
 tick();
 $("prompt").focus();

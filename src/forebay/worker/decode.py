@@ -225,8 +225,11 @@ def _libav(source: bytes | Path, kind: str) -> Iterator[Frames]:
             if not container.streams.audio:
                 raise BadAudio(f"no audio in a {kind} file")
             stream: Any = container.streams.audio[0]
-            _check_channels(int(stream.codec_context.channels or 0))
-            check_rate(int(stream.codec_context.sample_rate or 0))
+            codec: Any = stream.codec_context
+            if codec is None:
+                raise BadAudio(f"a {kind} file of an unknown codec")
+            _check_channels(int(codec.channels or 0))
+            check_rate(int(codec.sample_rate or 0))
             yield from _frames(av, container, stream)
     except (av.FFmpegError, ValueError, OSError, MemoryError) as exc:
         raise BadAudio(f"a {kind} file that cannot be read: {type(exc).__name__}") from exc

@@ -188,3 +188,20 @@ def test_retry_after_follows_the_drain_rate_and_is_spread_out() -> None:
     assert retry_after_s(0, 100.0, 0.0) == 1.0
     assert retry_after_s(1000, 0.5, 0.0) == 60.0
     assert retry_after_s(1, None, 0.0) == 5.0
+
+
+def test_a_place_that_was_promised_is_kept_for_its_start() -> None:
+    gate = Gate()
+    load = Load(queued=4, queue_limit=5)
+    assert gate.decide("a", load, 0.0, jitter=0) is None
+    assert gate.promised("a", 0.0)
+    assert not gate.promised("b", 0.0)
+    assert not gate.promised("a", RESERVE_S)
+    assert refused(JobLimits(queue=9), queued=9) == "queue_full"
+    assert refused(JobLimits(queue=9), queued=9, promised=True) is None
+
+
+def test_who_may_be_coming_back_is_promised_nothing() -> None:
+    gate = Gate()
+    assert gate.decide("a", Load(queued=9, queue_limit=5, detached=1), 0.0, jitter=0) is None
+    assert not gate.promised("a", 0.0)

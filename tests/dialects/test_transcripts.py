@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_asr
 import test_chat
 import test_tts
 from voice_world import Client, World, run, spoken, world
@@ -23,6 +24,8 @@ class Replay:
         self.client = self._open()
 
     def _open(self) -> Client:
+        if self.path == "ws/asr":
+            return test_asr.connect(self.w)
         if self.path == "tts":
             return test_tts.connect(self.w)
         return test_chat.connect(self.w, greet="at_once" if self.path == "ws/chat" else "silent")
@@ -32,6 +35,10 @@ class Replay:
 
     async def say(self, message: Any, step: Any) -> None:
         self.client.say(message)
+
+    async def chunk(self, facts: dict[str, Any], step: Any) -> None:
+        audio = test_asr.words(*step["words"])
+        self.client.say(test_asr.chunk(facts["chunk_index"], audio, facts["session_id"]))
 
     async def hear(self, wanted: dict[str, Any], step: Any) -> None:
         message = await self._next()
@@ -85,6 +92,7 @@ def test_transcript(file: Path) -> None:
         engines = {
             "speech": head.get("speech", {"rtf": 0.0, "unit_ms": 40}),
             "text": head.get("text", {"tokens": 5}),
+            "recognition": head.get("recognition", {"rtf": 0.0, "words": 10}),
         }
         async with world(**engines) as w:
             replay = Replay(w, head["path"])

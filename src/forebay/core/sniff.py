@@ -2,7 +2,7 @@
 
 Clients of one protocol send either without saying which. A wrong guess in either direction
 is noise for the recogniser, so magic that can also be two ordinary samples (an mp3 frame's)
-counts only where a second frame follows the first.
+counts only where frames of the same kind follow it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,20 @@ def is_file(data: bytes) -> bool:
         return True
     if data[:3] == b"ID3" and len(data) > 10 and data[3] < 0xFF and max(data[6:10]) < 0x80:
         return True
-    first = _mp3_frame(data, 0)
-    return first > 0 and _mp3_frame(data, first) > 0
+    return _is_mp3(data)
+
+
+def _is_mp3(data: bytes) -> bool:
+    """Whether two frames of one kind follow one another, and a third where there is room."""
+    at = 0
+    for _ in range(3):
+        length = _mp3_frame(data, at)
+        if length == 0 or data[at + 1] != data[1] or data[at + 2] & 0x0C != data[2] & 0x0C:
+            return False
+        at += length
+        if len(data) < at + 4:
+            break
+    return at > _mp3_frame(data, 0)
 
 
 def _mp3_frame(data: bytes, at: int) -> int:

@@ -7,6 +7,7 @@ speaks it arrived, what was missing, doubled or different at the end.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 import time
@@ -101,7 +102,9 @@ class User:
         finally:
             for task in (typing, misbehaving):
                 task.cancel()
-            await asyncio.gather(typing, misbehaving, return_exceptions=True)
+            for ended in await asyncio.gather(typing, misbehaving, return_exceptions=True):
+                if isinstance(ended, Exception):
+                    self._fail(f"tool_{type(ended).__name__}")
             if self._ws is not None:
                 await self._ws.close()
         self._conclude()
@@ -292,7 +295,9 @@ class User:
         self._dropped_at = time.monotonic()
         line = self._ws.get_extra_info("socket") if self._ws is not None else None
         if line is not None:
-            line.shutdown(socket.SHUT_RDWR)
+            # Through a duplicate: not every event loop lets its own socket be shut down.
+            with socket.socket(fileno=os.dup(line.fileno())) as same:
+                same.shutdown(socket.SHUT_RDWR)
 
     def _conclude(self) -> None:
         out, state = self.outcome, self._state

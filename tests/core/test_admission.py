@@ -205,3 +205,16 @@ def test_who_may_be_coming_back_is_promised_nothing() -> None:
     gate = Gate()
     assert gate.decide("a", Load(queued=9, queue_limit=5, detached=1), 0.0, jitter=0) is None
     assert not gate.promised("a", 0.0)
+
+
+def test_places_come_free_no_faster_than_the_slots_can_work() -> None:
+    held, work = Service(), Service()
+    held.add(9.0)
+    work.add(1.0)
+    assert forecast(10, held, 9).eta_s == 10.0
+    assert forecast(10, held, 9, work, 1).eta_s == 10.0
+    held.mean_s = 1.0  # sessions that only catch up hold a credit for as long as they work
+    assert forecast(10, held, 9, work, 1).eta_s == 10.0
+    assert forecast(10, Service(), 9, work, 1).eta_s == 10.0
+    assert forecast(10, Service(), 9, Service(), 1).eta_s is None
+    assert forecast(10, held, 0, work, 1).eta_s is None

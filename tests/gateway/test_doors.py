@@ -10,7 +10,8 @@ import pytest
 from asgi_calls import READY, Pools, application, call, context
 from test_access import stubs
 
-from forebay.core.kinds import Kind
+from forebay.core.kinds import KINDS, Kind
+from forebay.core.spec import QueuePlace
 from forebay.errors import QueueFull
 from forebay.gateway.doors import Doors
 
@@ -20,6 +21,10 @@ class Queue(Pools):
     """A broker whose queue is as long as it is told."""
 
     live: tuple[str, ...] = ()
+    eta_s: float | None = None  # of one place
+
+    def place_for(self, pool: str, tenant: str, cost_s: float) -> QueuePlace:
+        return QueuePlace(position=1, eta_s=self.eta_s)
 
     async def find(self, tenant: str, dialect: str, name: str) -> Any:
         @dataclass
@@ -47,6 +52,17 @@ async def test_a_full_queue_refuses_handshakes_with_503_and_retry_after() -> Non
     broker.views = queue(9)
     assert (await call(app, "/tts", method="WEBSOCKET")).status == 101
     assert (await call(app, "/tts", method="WEBSOCKET")).status == 101, "the first has left"
+
+
+async def test_nobody_is_let_in_to_wait_past_the_queue_deadline() -> None:
+    broker = Queue(queue(0))
+    broker.eta_s = 2.0
+    fits = int(0.8 * KINDS[Kind.SPEECH].queue_s / 2.0)
+    app = application(context(pools=broker), stubs())
+    broker.views = queue(fits - 1)
+    assert (await call(app, "/tts", method="WEBSOCKET")).status == 101
+    broker.views = queue(fits)
+    assert (await call(app, "/tts", method="WEBSOCKET")).status == 503
 
 
 async def test_a_session_that_comes_back_by_name_passes() -> None:

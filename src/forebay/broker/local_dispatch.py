@@ -118,6 +118,8 @@ class Dispatch(Base):
             entry.wait_timer.cancel()
             entry.wait_timer = None
         worker.held[(entry.id, job.attempt)] = Held(pool, now)
+        if entry.is_behind:
+            worker.behind.add(entry.id)
         pool.running += 1
         if job.spec.affinity:
             pool.owners[job.spec.affinity] = worker.id
@@ -184,11 +186,19 @@ class Dispatch(Base):
             else None
         )
 
+    def caught_up(self, worker: Worker, entry: Entry) -> None:
+        """A session that had to catch up may have: then its worker takes another."""
+        if entry.id in worker.behind and not entry.is_behind:
+            worker.behind.discard(entry.id)
+            for name in worker.pools:
+                self.match(self.pools[name])
+
     def credit_back(self, worker: Worker, job: str, attempt: int) -> None:
         """A worker closed a session: its credit is free. Idempotent."""
         held = worker.held.pop((job, attempt), None)
         if held is None:
             return
+        worker.behind.discard(job)
         now = self.clock()
         held.pool.hold.add(now - held.since_s)
         held.pool.drain.add(now)

@@ -31,7 +31,7 @@ from forebay.core.events import (
 )
 from forebay.core.fairness import FairQueue, Ticket
 from forebay.core.job import Job, Phase
-from forebay.core.kinds import Recovery, Row
+from forebay.core.kinds import Cut, Recovery, Row
 from forebay.core.lease import ByteCredit
 from forebay.core.spec import (
     JobView,
@@ -46,6 +46,9 @@ from forebay.core.stream import IdentityFence, InputFence, StreamLog
 from forebay.core.transcript import Transcript
 
 __all__ = ["DeadLetter", "Entry", "Held", "PipeRecord", "Pool", "Worker"]
+
+ASSUMED_S = 10.0
+"""Sound in a recognition session, until one was measured."""
 
 ENTRY_BYTES = 4096
 """What a job counts for in the store beside its streams."""
@@ -91,6 +94,7 @@ class Worker:
     link_gone: bool = False
     word: tuple[bool, list[tuple[str, int]], str] | None = None  # the supervisor's, on exit
     load: Mapping[str, Any] = field(default_factory=dict)  # what its newest beat carried
+    behind: set[str] = field(default_factory=set)  # jobs that catch up with their clients
     rtf: Service = field(default_factory=Service)
     burial: Timer | None = None
 
@@ -107,7 +111,11 @@ class Worker:
 
     @property
     def free(self) -> int:
-        return max(0, self.info.sessions - len(self.held)) if self.info is not None else 0
+        """Credits to give. None while as many sessions as it has slots catch up: another one
+        would only wait inside the worker, where nobody tells its client how long."""
+        if self.info is None or len(self.behind) >= max(1, self.info.slots):
+            return 0
+        return max(0, self.info.sessions - len(self.held))
 
     def view(self) -> WorkerView:
         info, load = self.info, self.load
@@ -162,6 +170,19 @@ class Pool:
     def free(self) -> int:
         return sum(w.free for w in self.active)
 
+    @property
+    def slots(self) -> int:
+        return sum(w.info.slots for w in self.active if w.info is not None)
+
+    @property
+    def work(self) -> Service:
+        """Model seconds of a job: measured, or, for a model that says its real-time factor,
+        those of a session of `ASSUMED_S`."""
+        rtf = self.info.facts.get("rtf") if self.info is not None else None
+        if self.model.known or self.row.cut is not Cut.SPAN or not isinstance(rtf, int | float):
+            return self.model
+        return Service(count=1, mean_s=float(rtf) * ASSUMED_S)
+
     def elect(self) -> None:
         """Decide again who may be given work: all regular workers, and as many standbys as
         regular ones are missing (at least one where there is no regular worker)."""
@@ -178,7 +199,7 @@ class Pool:
         return len(self.active) + loading + (1 if now < self.expected_until_s else 0)
 
     def place(self, position: int) -> QueuePlace:
-        return forecast(position, self.hold, self.credits)
+        return forecast(position, self.hold, self.credits, self.work, self.slots)
 
     def view(self, now: float) -> PoolView:
         info = self.info
@@ -187,7 +208,7 @@ class Pool:
             kind=self.row.kind,
             workers=len(self.workers),
             ready=len(self.active),
-            slots=sum(w.info.slots for w in self.active if w.info is not None),
+            slots=self.slots,
             free_credits=self.free,
             queued=len(self.queue),
             running=self.running,
@@ -273,6 +294,12 @@ class Entry:
         taken = max(at.offset, at.heard, self.inp.first - 1)
         size = self.inp.bytes if taken < self.inp.first else self.inp.bytes_after(taken)
         return size, self.inp.head - taken
+
+    @property
+    def is_behind(self) -> bool:
+        """Its client is far ahead of what was heard: a worker is to catch up first."""
+        limit = self.job.row.behind_bytes
+        return limit is not None and self.unheard()[0] > limit
 
     def over_bound(self) -> bool:
         row = self.job.row

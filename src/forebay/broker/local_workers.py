@@ -319,6 +319,9 @@ class WorkerSide:
                 if not entry.keeps_input:
                     entry.inp.drop_through(consumed.offset)
                 self.core.input_moved(entry)
+                worker = self.core.workers.get(job.worker)
+                if worker is not None and worker.behind:
+                    self.core.caught_up(worker, entry)
         window = entry.out.window
         if window.max_marks is not None or entry.out.bytes > (window.max_bytes or 0):
             entry.out.trim(delivered=entry.delivered)

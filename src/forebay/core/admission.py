@@ -107,16 +107,27 @@ class Drain:
         return self._rate if self._rate > 1e-4 else None
 
 
-def forecast(position: int, service: Service, credits: int) -> QueuePlace:
+def forecast(
+    position: int, service: Service, credits: int, work: Service | None = None, slots: int = 0
+) -> QueuePlace:
     """When the job at ``position`` (1 = next) will begin, with a 90 % interval.
 
-    ``service``: how long a credit is held. ``credits``: how many there are in all. ETA is
-    None until something has been measured or while nobody serves.
+    ``service``: how long a credit is held. ``credits``: how many there are in all. Places come
+    free no faster than credits do, and no faster than the ``slots`` can do the ``work`` (model
+    seconds) of one job after another: where many sessions share a slot and those that wait
+    have sound to catch up with, it is the second that counts. ETA is None until something has
+    been measured or while nobody serves.
     """
-    if not service.known or credits < 1:
+    if credits < 1:
         return QueuePlace(position=position)
-    eta = position * service.mean_s / credits
-    spread = Z_90 * math.sqrt(position * service.var_s2) / credits
+    pace, of = service, credits
+    if work is not None and work.known and slots > 0:
+        slower = not service.known or work.mean_s / slots > service.mean_s / credits
+        pace, of = (work, slots) if slower else (service, credits)
+    if not pace.known:
+        return QueuePlace(position=position)
+    eta = position * pace.mean_s / of
+    spread = Z_90 * math.sqrt(position * pace.var_s2) / of
     return QueuePlace(
         position=position, eta_s=eta, low_s=max(0.0, eta - spread), high_s=eta + spread
     )

@@ -85,6 +85,7 @@ class Row:
     replaceable: str = ""  # tag of the events that a newer one of the same tag replaces
     span_s: float | None = None  # most media that one step is given
     final_after_s: float | None = None  # media without a final after which one is forced
+    behind_bytes: int | None = None  # unheard input with which a session has to catch up first
 
     @property
     def item_limit_bytes(self) -> int:
@@ -166,6 +167,7 @@ KINDS: dict[Kind, Row] = {
             replaceable="partial",
             span_s=1,
             final_after_s=20,
+            behind_bytes=64 * KiB,
         ),
         Row(
             kind=Kind.IMAGE,

@@ -25,6 +25,7 @@ from forebay.gateway.responses import Receive, Scope
 __all__ = ["Doors"]
 
 LIVE = frozenset({"queued", "running"})
+MARGIN = 0.8
 
 
 class Doors:
@@ -91,12 +92,23 @@ class Doors:
     def _load(self, kind: Kind, named: bool) -> Load:
         pools = [pool for pool in self._ctx.broker.pools() if pool.kind == kind]
         first = pools[0] if pools else PoolView(name=f"{kind}/", kind=kind)
+        limit = self._ctx.queue_limit
+        if pools:
+            limit = min(limit, self._fits(first, kind))
         return Load(
             workers=sum(pool.ready for pool in pools),
             open_total=self._open[kind],
             queued=first.queued,
-            queue_limit=self._ctx.queue_limit,
+            queue_limit=limit,
             named=named,
             detached=sum(pool.detached for pool in pools),
             drain_rate=first.drain_rate,
         )
+
+    def _fits(self, pool: PoolView, kind: Kind) -> int:
+        """How many may wait so that the last of them still begins before its queue deadline,
+        with `MARGIN` for what turns out slower than predicted."""
+        place = self._ctx.broker.place_for(pool.name, "", 1.0)
+        if not place.eta_s:
+            return self._ctx.queue_limit
+        return int(MARGIN * self._ctx.rows[kind].queue_s * place.position / place.eta_s)

@@ -518,6 +518,8 @@ def test_a_waiting_client_is_told_its_place_and_others_are_not() -> None:
             heard = await _finish(waiting, "waiting")
             assert heard[-1]["text"] == text(0)
             assert all(m["type"] != "queue_status" for m in heard[-2:])
+            assert b"forebay_eta_error_ratio" in w.metrics.render()
+            assert w.metrics.voice_sessions == 0, "listening is not speaking"
             for c in (busy, waiting):
                 await c.leave()
 

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from forebay.core.intents import Intent, Open
+from forebay.core.kinds import Kind
 from forebay.core.session import Sessions
 from forebay.dialects import Frame, SessionDialect
 from forebay.errors import ForebayError
@@ -148,8 +149,9 @@ async def serve_websocket(
             return
         frames = Frames(receive)
         stack.push_async_callback(frames.close)
-        ctx.metrics.connection_opened()
-        stack.callback(ctx.metrics.connection_closed)
+        if dialect.kind is Kind.SPEECH:
+            ctx.metrics.connection_opened()
+            stack.callback(ctx.metrics.connection_closed)
         promised_until: float | None = scope.get("forebay.promised_until")
         connection = _Connection(ctx, dialect, wire, tenant, promised_until)
         stack.callback(ctx.on_drain(connection.drain))

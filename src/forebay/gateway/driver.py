@@ -116,7 +116,7 @@ class Hold:
         self._timer_at: float | None = None
         self._first_text_at: float | None = None
         self._fresh = False
-        self._notices = Notices(ctx, dialect.notice_gap_s, self._tell_place)
+        self._notices = Notices(ctx, dialect.notice_gap_s, self._tell_place, dialect.kind)
         self._idle_life = IdleLife(ctx, session.idle_s, self._busy, self._idled)
         self._awaited: dict[type, Callable[[Any], Awaitable[Fact]]] = {
             Lookup: self._lookup,
@@ -267,7 +267,7 @@ class Hold:
 
     def _note_start(self, what: Started) -> None:
         self._fresh = what.fresh
-        if what.fresh:
+        if what.fresh and self._dialect.kind is Kind.SPEECH:
             self._ctx.metrics.session_started()
 
     def _count(self, error: ForebayError) -> None:

@@ -19,6 +19,7 @@ Names (the ``ws_gateway_*`` family is S1's, kept as its dashboards know it):
 ``forebay_requests_total{route,status}``       counter    HTTP requests answered
 ``forebay_first_byte_seconds{kind}``           histogram  request to first text or audio
 ``forebay_cancel_to_slot_free_seconds{kind}``  histogram  cancel to the worker's free slot
+``forebay_eta_error_ratio{kind}``              histogram  told wait against real, over 2 s
 ``forebay_resumes_total{answer}``              counter    resumes: exact, refused
 ``forebay_jobs{pool,state}``                   gauge      queued, running, parked
 ``forebay_workers{pool,state}``                gauge      known, ready
@@ -34,6 +35,10 @@ Names (the ``ws_gateway_*`` family is S1's, kept as its dashboards know it):
 ``forebay_resident_bytes{role}``               gauge      memory, likewise
 ``forebay_insecure``                           gauge      1 while serving others unauthenticated
 ``forebay_draining``                           gauge      1 while shutting down
+``process_cpu_seconds_total``                  counter    of this gateway process, as usual:
+``process_resident_memory_bytes``              gauge      with ``process_virtual_memory_bytes``,
+``process_start_time_seconds``                 gauge      ``process_open_fds``,
+``process_max_fds``                            gauge      the limit of the former
 =============================================  =========  ===============================
 """
 
@@ -60,6 +65,8 @@ __all__ = ["CONTENT_TYPE", "FIRST_BYTE_BOUNDS_S", "GatewayMetrics", "Histogram",
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FIRST_BYTE_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TTFA_WINDOW = 5000
+ETA_COUNTS_S = 2.0
+ETA_ERROR_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 K = TypeVar("K")
 MAX_LABELS = 200
 """Different label values kept per counter; whatever comes after is counted as ``other``."""
@@ -110,6 +117,7 @@ class GatewayMetrics:
         self.resumes: Counter[str] = Counter()
         self.first_byte: dict[str, Histogram] = {}
         self.freed: dict[str, Histogram] = {}
+        self.eta_errors: dict[str, Histogram] = {}
         self.insecure = False
         self.draining = False
         self.ttfa_ms: deque[float] = deque(maxlen=TTFA_WINDOW)
@@ -172,6 +180,16 @@ class GatewayMetrics:
     def request(self, route: str, status: int) -> None:
         """An HTTP request was answered. ``route``: the pattern, never the client's path."""
         _count(self.requests, (route, status), ("other", status))
+
+    def waited(self, kind: str, told_s: float, real_s: float) -> None:
+        """A client that had been told a wait of ``told_s`` waited ``real_s``. Short waits do
+        not count: nobody plans by them."""
+        if max(told_s, real_s) < ETA_COUNTS_S:
+            return
+        histogram = self.eta_errors.get(kind)
+        if histogram is None:
+            histogram = self.eta_errors[kind] = Histogram(ETA_ERROR_BOUNDS)
+        histogram.observe(abs(told_s - real_s) / max(real_s, 0.001))
 
     def _first(self, kind: str, seconds: float) -> None:
         histogram = self.first_byte.get(kind)
@@ -258,6 +276,7 @@ class _Face(Collector):
         for name, about, found in (
             ("forebay_first_byte_seconds", "request to first text or audio", self._m.first_byte),
             ("forebay_cancel_to_slot_free_seconds", "cancel to free slot", self._m.freed),
+            ("forebay_eta_error_ratio", "told wait against real", self._m.eta_errors),
         ):
             family = HistogramMetricFamily(name, about, labels=["kind"])
             for kind, histogram in found.items():

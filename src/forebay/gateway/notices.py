@@ -20,14 +20,31 @@ __all__ = ["Notices"]
 
 class Notices:
     """Queue news of one session. ``gap_s``: how long it must have waited before it is told;
-    0: at once. ``tell`` says a place, or with None that the wait is over."""
+    0: at once. ``tell`` says a place, or with None that the wait is over. How far the first
+    forecast of each wait was off is counted under ``kind``."""
 
-    __slots__ = ("_ctx", "_gap_s", "_newest", "_since", "_tell", "_timer", "_told")
+    __slots__ = (
+        "_ctx",
+        "_forecast",
+        "_gap_s",
+        "_kind",
+        "_newest",
+        "_since",
+        "_tell",
+        "_timer",
+        "_told",
+    )
 
     def __init__(
-        self, ctx: GatewayContext, gap_s: float, tell: Callable[[QueuePlace | None], None]
+        self,
+        ctx: GatewayContext,
+        gap_s: float,
+        tell: Callable[[QueuePlace | None], None],
+        kind: str = "",
     ) -> None:
         self._ctx = ctx
+        self._kind = kind
+        self._forecast: tuple[float, float] | None = None  # (when, seconds from then)
         self._gap_s = gap_s
         self._tell = tell
         self._newest: QueuePlace | None = None
@@ -38,13 +55,19 @@ class Notices:
     def waits(self, place: QueuePlace) -> None:
         """The job waits, at this place."""
         self._newest = place
+        now = self._ctx.clock()
         if self._since is None:
-            self._since = self._ctx.clock()
+            self._since = now
+        if self._forecast is None and place.eta_s is not None:
+            self._forecast = (now, place.eta_s)
         if self._timer is None:
             self._due()
 
     def begun(self) -> None:
         """It waits no more."""
+        if self._forecast is not None:
+            when, eta_s = self._forecast
+            self._ctx.metrics.waited(self._kind, eta_s, self._ctx.clock() - when)
         self.stop()
         if self._told:
             self._told = False
@@ -52,7 +75,7 @@ class Notices:
 
     def stop(self) -> None:
         """Say nothing more of this wait. Idempotent."""
-        self._newest = self._since = None
+        self._newest = self._since = self._forecast = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

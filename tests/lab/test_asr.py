@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ def test_all_served_is_ok() -> None:
 
 def test_a_queue_that_grew_is_capacity_and_says_how_many_workers() -> None:
     waited = done(notices=[Notice(0.0, 3, 5.0)], left_at=6.0)
-    refused = Outcome(ended="refused", refusals={"http_503": 2})  # type: ignore[arg-type]
+    refused = Outcome(ended="refused", refusals=Counter({"http_503": 2}))
     found = verdict(*[waited] * 30, refused)
     assert found.kind == "capacity"
     assert "add 3 workers (4 in all)" in found.said

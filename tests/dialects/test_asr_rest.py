@@ -126,14 +126,15 @@ async def rest(
 ) -> AsyncIterator[Rest]:
     kept = options or HistoryOptions()
     _make(folder)
+    blobs = LocalBlobs(folder / "blobs")
     async with (
         world(recognition=engine) as w,
         History(f"sqlite:///{folder}/history.db") as history,
-        Scribe(w.hub, history, Recordings(folder / "recordings"), kept) as scribe,
+        Scribe(w.hub, history, Recordings(folder / "recordings"), kept, blobs=blobs) as scribe,
         aiohttp.ClientSession() as http,
     ):
         gateway_options = GatewayOptions(trust_client_tenant=trust)
-        w.ctx.scribe, w.ctx.blobs = scribe, LocalBlobs(folder / "blobs")
+        w.ctx.scribe, w.ctx.blobs = scribe, blobs
         w.ctx.recognition = limits or RecognitionOptions()
         w.ctx.options = w.ctx.auth.options = gateway_options
         server = GatewayServer(GatewayApp(w.ctx, routes()), gateway_options, w.metrics)
@@ -295,8 +296,10 @@ async def test_a_large_file_lies_beside_the_stream(tmp_path: Path) -> None:
     async with rest(tmp_path, engine={"rtf": 0.0, "words": 50}) as r:
         status, made = await r.submit(wav(0, 300))  # 960 KB
         assert status == 200
+        assert files(tmp_path / "blobs", "*")
         found = await r.done(made["task_id"])
         assert found["text"] == text(0, 300)
+        assert not files(tmp_path / "blobs", "*"), "it is needed no more"
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ async def _start(
         if task.status == "queued":
             await scribe.tape.remove([task.audio_path])
         raise
-    scribe.began_task(view, replace(task, status="queued"))
+    scribe.began_task(view, replace(task, status="queued"), items)
     place = view.place or QueuePlace(position=0, eta_s=0.0)
     await reply_json(
         send,

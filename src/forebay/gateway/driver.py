@@ -325,7 +325,7 @@ class Hold:
             return None  # the job ended while this was on its way; its end is what they hear
         self.full = ack.over
         if self._ctx.scribe is not None and not ack.repeats:
-            self._ctx.scribe.heard(attachment.job, effect.items)
+            self._ctx.scribe.heard(attachment.job, effect.items, items)
         return Stored(ack.units, effect.tell)
 
     async def _deliver(self, effect: Deliver) -> Fact:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from forebay.blobs import LocalBlobs
 from forebay.gateway.hub import Hub
 from forebay.gateway.scribe import Scribe
 from forebay.history import History, HistoryOptions, Recordings, sqlite_url
@@ -20,7 +21,11 @@ def _below(data_dir: str, name: str) -> Path:
 
 
 async def open_history(
-    stack: AsyncExitStack, hub: Hub, options: HistoryOptions, data_dir: str | None
+    stack: AsyncExitStack,
+    hub: Hub,
+    options: HistoryOptions,
+    data_dir: str | None,
+    blobs: LocalBlobs | None,
 ) -> Scribe | None:
     """The history's writer, closed by ``stack``; None without a data folder, because
     recordings and files need one. Raises `CannotBoot` when the database cannot be opened and
@@ -29,5 +34,5 @@ async def open_history(
         return None
     url = options.url or sqlite_url(_below(data_dir, DATABASE))
     history = await stack.enter_async_context(History(url, create=options.create_database))
-    scribe = Scribe(hub, history, Recordings(_below(data_dir, RECORDINGS)), options)
+    scribe = Scribe(hub, history, Recordings(_below(data_dir, RECORDINGS)), options, blobs=blobs)
     return await stack.enter_async_context(scribe)

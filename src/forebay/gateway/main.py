@@ -189,6 +189,7 @@ class _Gateway:
         hub = await stack.enter_async_context(Hub(broker, gateway_id, time.monotonic))
         await adopt(hub)  # what the journal brought back flows on
         hub.on_freed(lambda push: metrics.slot_freed(push.pool.partition("/")[0], push.after_s))
+        blobs = await asyncio.to_thread(_blobs, spec.data_dir)
         ctx = GatewayContext(
             broker=broker,
             hub=hub,
@@ -202,9 +203,9 @@ class _Gateway:
             version=version("forebay"),
             expected=tuple(spec.expected),
             queue_limit=spec.broker.limits.queue,
-            blobs=await asyncio.to_thread(_blobs, spec.data_dir),
+            blobs=blobs,
             recognition=spec.recognition,
-            scribe=await open_history(stack, hub, spec.history, spec.data_dir),
+            scribe=await open_history(stack, hub, spec.history, spec.data_dir, blobs),
         )
         metrics.pools = broker.pools
         metrics.workers = broker.workers

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
 import structlog
 
+from forebay.blobs import LocalBlobs
 from forebay.broker import GatewayBroker, GatewayPush, OutputPush
-from forebay.core.events import Ended, InputItem
+from forebay.core.events import Ended, InputItem, Sound
 from forebay.core.spec import JobView
 from forebay.errors import ForebayError, NotFound, ResumeNotAvailable, StoreFull
+from forebay.gateway.beside import drop_beside
 from forebay.gateway.hub import Hub
 from forebay.gateway.tape import Tape
 from forebay.history import History, HistoryOptions, Recordings, SessionRecord, TaskRecord
@@ -27,6 +29,8 @@ __all__ = ["Scribe"]
 
 SWEEP_S = 2.0
 EXPIRE_EVERY_S = 3600.0
+BLOB_LIFE_S = 24 * 3600.0
+"""Files of failed jobs stay so long, so that they can be tried again."""
 STATUS = {"completed": "done", "cancelled": "cancelled"}
 
 log = structlog.get_logger(__name__)
@@ -45,6 +49,7 @@ class _Open:
     unlisten: Callable[[], None]
     task: TaskRecord | None = None
     ended: Ended | None = None
+    beside: list[InputItem] = field(default_factory=list)  # input that names blobs
 
 
 class Scribe:
@@ -59,7 +64,9 @@ class Scribe:
         recordings: Recordings,
         options: HistoryOptions,
         wall: Callable[[], datetime] = _now,
+        blobs: LocalBlobs | None = None,
     ) -> None:
+        self._blobs = blobs
         self.history = history
         self.recordings = recordings
         self.options = options
@@ -101,14 +108,23 @@ class Scribe:
         if view.spec.id not in self._open and view.ended_s is None:
             self._add(view, None)
 
-    def began_task(self, view: JobView, task: TaskRecord) -> None:
+    def began_task(self, view: JobView, task: TaskRecord, stored: Sequence[InputItem]) -> None:
+        """A task's job was begun with this input."""
         self._add(view, task)
+        self._beside(view.spec.id, stored)
         self.history.put(task)
 
-    def heard(self, job: str, items: Sequence[InputItem]) -> None:
-        """Input that the store has taken."""
-        if self.options.recordings and job in self._open:
+    def heard(self, job: str, items: Sequence[InputItem], stored: Sequence[InputItem]) -> None:
+        """Input that the store has taken: as the client sent it, and as it was stored."""
+        if job not in self._open:
+            return
+        self._beside(job, stored)
+        if self.options.recordings:
             self.tape.hear(job, items)
+
+    def _beside(self, job: str, stored: Sequence[InputItem]) -> None:
+        named = [item for item in stored if isinstance(item, Sound) and item.blob]
+        self._open[job].beside += named
 
     async def settle(self, job: str) -> None:
         """Write the end of ``job`` now, if it is over."""
@@ -214,6 +230,8 @@ class Scribe:
             view = await self._broker.status(job)
         except ForebayError as error:
             log.debug("history.without_times", job=job, code=error.code)
+        if known.beside and ended.state in STATUS:  # a failed job may be tried again
+            await asyncio.to_thread(drop_beside, self._blobs, known.beside)
         if known.task is not None:
             self.history.put(self._task_record(known.task, view, ended))
             return
@@ -269,6 +287,8 @@ class Scribe:
             self._kept.discard((tenant, user))
 
     async def _expire(self) -> None:
+        if self._blobs is not None:
+            await asyncio.to_thread(self._blobs.sweep, BLOB_LIFE_S)
         if self.options.keep_days is not None:
             paths = await self.history.expire(self.options.keep_days, self.wall())
             await self.tape.remove(paths)

@@ -25,6 +25,7 @@ from forebay.lab.tts import Options
 from forebay.lab.tts import run as bench
 
 ENGINE = "speech=synthetic:rtf=0.1,latency_ms=10,slots=16"
+STALL_S = 6.0  # by then their engine time is spent: what is left is that they do not read
 LONG = "Nobody listens to this sentence, and still it is spoken to the end. " * 60
 
 
@@ -39,6 +40,7 @@ async def deaf(url: str, count: int):  # type: ignore[no-untyped-def]
             for message in (state.start(), state.delta(LONG), state.end()):
                 await socket.send_str(msgspec.json.encode(message).decode())
             sockets.append(socket)
+        await asyncio.sleep(STALL_S)
         yield
         await asyncio.gather(*(leave(socket) for socket in sockets))
 
@@ -57,7 +59,7 @@ async def healthy_p99(url: str, sessions: int, seconds: float) -> float:
 
 
 async def main() -> int:
-    wanted = options(__doc__ or "", duration=60.0, sessions=50, pairs=7, deaf=40, pair_s=8.0)
+    wanted = options(__doc__ or "", duration=60.0, sessions=50, pairs=7, deaf=40, pair_s=12.0)
     rows: list[tuple[str, str, str, bool | None]] = []
     raw = {}
     with serving("--engine", ENGINE, "--engine", "text=synthetic") as server:

@@ -78,7 +78,7 @@ async def test_a_session_that_comes_back_by_name_passes() -> None:
     ).status == 101  # no text queue
 
 
-async def test_an_accepted_handshake_holds_a_place_until_its_first_message() -> None:
+async def test_an_accepted_handshake_holds_a_place_until_its_job_has_input() -> None:
     now = [0.0]
     ctx = context(pools=Queue(queue(8)), queue_limit=10, clock=lambda: now[0])
     doors = Doors(ctx, jitter=lambda: 0.5)
@@ -91,7 +91,11 @@ async def test_an_accepted_handshake_holds_a_place_until_its_first_message() -> 
     async def receive() -> Any:
         return {"type": "websocket.receive", "text": "start"}
 
-    await doors.watch(first, Kind.SPEECH, receive)()
+    watched = doors.watch(first, Kind.SPEECH, receive)
+    await watched()
+    with pytest.raises(QueueFull):  # `start` alone makes no job wait
+        await doors.enter(third, Kind.SPEECH, "tts")
+    await watched()
     await doors.enter(third, Kind.SPEECH, "tts")
     with pytest.raises(QueueFull):
         await doors.enter(scope(4), Kind.SPEECH, "tts")

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from forebay.core.admission import RESERVE_S, Connections, Gate, Load
-from forebay.core.kinds import Kind
+from forebay.core.kinds import Cut, Kind
 from forebay.core.spec import PoolView
 from forebay.gateway.access import header
 from forebay.gateway.context import GatewayContext
@@ -57,16 +57,18 @@ class Doors:
             scope["forebay.promised_until"] = now + RESERVE_S
 
     def watch(self, scope: Scope, kind: Kind, receive: Receive) -> Receive:
-        """``receive``, which gives the place up at the client's first message: from then on
-        the job itself is counted."""
-        waiting = True
+        """``receive``, which gives the place up once the job itself is counted: at the
+        client's first message where that is the whole input, else at its second, because a
+        job waits in no queue before it has input."""
+        left = 1 if self._ctx.rows[kind].cut is Cut.WHOLE else 2
 
         async def watched() -> Any:
-            nonlocal waiting
+            nonlocal left
             message = await receive()
-            if waiting and message["type"] == "websocket.receive":
-                waiting = False
-                self._begun(scope, kind)
+            if left and message["type"] == "websocket.receive":
+                left -= 1
+                if not left:
+                    self._begun(scope, kind)
             return message
 
         return watched

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 from homes import TEXT, Home, speech_spec, text_spec
 
 from forebay.broker.journal import FILE_NAME, Journal
-from forebay.core.events import End, Ended, Prompt, Text
-from forebay.core.spec import PipeSpec
+from forebay.core.events import Consumed, End, Ended, Final, Heard, Prompt, Sound, Text
+from forebay.core.kinds import Kind
+from forebay.core.spec import JobSpec, PipeSpec
 from forebay.errors import CannotBoot, ResumeNotAvailable, StoreFull
 
 
@@ -205,3 +207,41 @@ async def test_a_disk_that_is_full_refuses_the_job_and_keeps_the_broker(tmp_path
     db.execute("pragma max_page_count=100000")
     assert (await home.broker.submit(speech_spec("a", durable=True), big)).state == "running"
     await home.broker.close()
+
+
+async def test_a_transcript_goes_on_after_its_last_final(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    spec = JobSpec(id="r", kind=Kind.RECOGNITION, pool="recognition/x", params={}, durable=True)
+    sounds = [Sound(data=bytes(3200), seq=n, offset=n) for n in (1, 2, 3)]
+    journal.submitted(spec, "e", sounds)
+    journal.leased("r", 1, 0, False)
+    at = Consumed(offset=1, fine=2000, heard=2, at=1600)
+    said = Final(text="hello", start=0, end=2000, offset=1, n=1, chars=5)
+    heard = [Heard(seq=n, samples=1600 * n, offset=n + 1, n=n) for n in (1, 2)]
+    journal.output("r", [said, *heard], at, 0.5)
+    journal.close()
+
+    home = Home(journal_dir=tmp_path)
+    entry = home.broker._core.entries["r"]
+    assert entry.job.consumed == at
+    assert entry.unheard() == (3264, 1)
+    assert [item.offset for item in entry.unread()] == [2, 3]
+    assert entry.text_so_far() == "hello"
+    assert entry.out.marks == {"consumed": 2000, "chars": 5, "heard": 3200, "told": 0}
+    crash(home)
+
+
+def test_a_journal_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("alter table job drop column consumed_heard")
+        db.execute("alter table job drop column consumed_at")
+        db.execute("pragma user_version=1")
+        db.execute("insert into job (id, spec, epoch, created) values ('old', x'00', 'e', 0)")
+        db.execute("delete from job")
+    db.close()
+    journal = Journal(tmp_path)
+    journal.submitted(text_spec("a", durable=True), "e", [])
+    (saved,) = journal.load()
+    assert saved.consumed == Consumed()
+    journal.close()

@@ -56,6 +56,7 @@ def test_words_are_heard_wherever_the_sound_is_cut(
     assert [w.text for w in heard] == [f"w{n}" for n in numbers]
     assert all(w.end - w.start == WORD_SAMPLES for w in heard)
     assert words_in(len(pcm) // 2) >= len(numbers)
+    assert all(w.end <= reader.at for w in heard)
 
 
 @given(st.integers(0, 9), st.integers(1, 3000))
@@ -97,3 +98,16 @@ def test_what_remains_of_sound_begins_at_the_last_final() -> None:
     ]
     left = remaining_input(list(items), Consumed(offset=1, fine=2000, heard=3, at=1600))
     assert [(s.seq, len(s.data)) for s in left if isinstance(s, Sound)] == [(2, 2400), (3, 4)]
+
+
+def test_a_number_that_is_no_word_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected 0 to"):
+        speak([MAX_WORD + 1])
+
+
+def test_what_only_looks_like_a_mark_is_sound_like_any_other() -> None:
+    magic = b"\x5a\x5a\xa5\xa5"
+    odd = b"\0" * 101 + magic + b"\0" * (2 * WORD_SAMPLES - 105)
+    assert [w.text[0] for w in Reader().feed(odd)] == ["x"]
+    both = b"\0" * 101 + magic + b"\0" * 95 + speak([5])
+    assert [w.text for w in Reader().feed(both + bytes(4000))][-1] == "w5"

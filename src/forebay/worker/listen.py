@@ -46,6 +46,9 @@ __all__ = ["MAX_FILE_BYTES", "Ear", "FindBlob", "Span"]
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A container that comes in parts may have so many bytes; larger ones are blobs."""
 
+ENDED_BYTES = 200 * 1024
+"""Text in the terminal event, as it is encoded: it must fit the byte credit of a lease."""
+
 FindBlob = Callable[[str], Path]
 T = TypeVar("T")
 _NOTHING: Frames = np.zeros(0, np.int16)
@@ -362,6 +365,8 @@ class Ear:
     def details(self) -> dict[str, Any]:
         """What the terminal event of a completed job tells."""
         text = self._said.text
+        while len(msgspec.json.encode(text)) > ENDED_BYTES:  # quotes count double there
+            text = text[len(text) // 2 :]
         found: dict[str, Any] = {
             "text": text,
             "chunks": self._chunks,

@@ -186,7 +186,8 @@ def test_retry_after_follows_the_drain_rate_and_is_spread_out() -> None:
     assert retry_after_s(10, 2.0, 0.0) == 5.0
     assert retry_after_s(10, 2.0, 1.0) == 7.5
     assert retry_after_s(0, 100.0, 0.0) == 1.0
-    assert retry_after_s(1000, 0.5, 0.0) == 60.0
+    assert retry_after_s(1000, 0.5, 0.0) == 40.0
+    assert retry_after_s(1000, 0.5, 1.0) == 60.0
     assert retry_after_s(1, None, 0.0) == 5.0
 
 
@@ -218,3 +219,20 @@ def test_places_come_free_no_faster_than_the_slots_can_work() -> None:
     assert forecast(10, Service(), 9, work, 1).eta_s == 10.0
     assert forecast(10, Service(), 9, Service(), 1).eta_s is None
     assert forecast(10, held, 0, work, 1).eta_s is None
+
+
+def test_each_who_is_sent_away_is_given_a_later_time_and_the_count_goes_down_again() -> None:
+    gate = Gate()
+    full = Load(queued=10, queue_limit=10, drain_rate=2.0)
+
+    def sent_away(name: str, now: float) -> float:
+        error = gate.decide(name, full, now, jitter=0.0)
+        assert error is not None and error.retry_after_s is not None
+        return error.retry_after_s
+
+    assert [sent_away(f"a{n}", 0.0) for n in range(6)] == [1.0, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert sent_away("b", 1.0) == 2.5, "two have come in meanwhile"
+    for n in range(1000):
+        sent_away(f"c{n}", 1.0)
+    assert sent_away("d", 1.0) == 40.0
+    assert sent_away("e", 70.0) == 1.0, "the crowd is gone"

@@ -140,7 +140,8 @@ def retry_after_s(excess: int, drain_rate: float | None, jitter: float) -> float
     were refused together do not come back together.
     """
     wait = 5.0 if not drain_rate else max(1, excess) / drain_rate
-    return min(MAX_RETRY_S, max(MIN_RETRY_S, wait * (1 + 0.5 * jitter)))
+    # The bound comes first: many who are all told the longest wait must be spread out too.
+    return max(MIN_RETRY_S, min(MAX_RETRY_S / 1.5, wait) * (1 + 0.5 * jitter))
 
 
 # ----------------------------------------------------------------------- job gate
@@ -268,6 +269,8 @@ class Gate:
         self.limits = limits if limits is not None else Connections()
         self._reserved: dict[str, float] = {}
         self._returning: dict[str, float] = {}
+        self._outside = 0.0  # about how many were sent away and will come again
+        self._outside_at = 0.0
 
     def reserved(self, now: float) -> int:
         """Places promised to handshakes that have not started yet."""
@@ -319,10 +322,20 @@ class Gate:
         if taken >= load.queue_limit:
             return QueueFull(
                 f"{taken} places of the queue are taken, the limit is {load.queue_limit}",
-                retry_after_s=retry_after_s(taken - load.queue_limit + 1, load.drain_rate, jitter),
+                retry_after_s=retry_after_s(self._sent_away(load, now), load.drain_rate, jitter),
             )
         self._reserved[connection] = now + RESERVE_S
         return None
+
+    def _sent_away(self, load: Load, now: float) -> int:
+        """How many stand before the door, the one that is being sent away included: each
+        must be given a later time, or all would come back for the one place that is free."""
+        rate = load.drain_rate or 0.0
+        gone = rate * (now - self._outside_at)
+        # More than the longest wait can tell apart need not be counted.
+        self._outside = min(MAX_RETRY_S * rate, max(0.0, self._outside - gone)) + 1
+        self._outside_at = now
+        return math.ceil(self._outside)
 
     def begun(self, connection: str) -> None:
         """The connection's job was submitted, or it closed: its place is free again."""

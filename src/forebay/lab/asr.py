@@ -8,7 +8,7 @@ mixed  80 % short, 20 % long; 10 % lose their line once and come back
 flat   exactly ``audio_s`` each, for figures that are to be compared
 
 Against a synthetic recogniser the sound carries its words (`forebay.core.tones`), so every
-word is checked; against a real model the words are only counted and `--no-words` says so.
+word is checked; against a real model say `--no-words`, and only chunks are counted.
 
 The verdict separates three things. *Fault*: something broke (a lost, doubled or wrong word,
 a session without its end, a lost connection, a crash). *Capacity*: nothing broke, but not
@@ -372,5 +372,5 @@ def main(options: Options, *, output_json: Path | None = None, report: Path | No
             },
         )
     if report is not None:
-        show.page(report, title, result, result.points, result.verdict.said)
+        show.page(report, title, result, result.points, result.verdict.said, "lag")
     return 1 if result.verdict.kind == "fault" else 0

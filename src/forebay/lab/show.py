@@ -56,9 +56,14 @@ def write_json(path: Path, result: Any) -> None:
 
 
 def page(
-    path: Path, title: str, result: Any, points: Sequence[tuple[float, float]], verdict: str
+    path: Path,
+    title: str,
+    result: Any,
+    points: Sequence[tuple[float, float]],
+    verdict: str,
+    what: str = "unit latency",
 ) -> None:
-    """One self-contained page: verdict, plot of latency over the run, all figures."""
+    """One self-contained page: verdict, plot of ``what`` over the run, all figures."""
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(_said(value))}</td></tr>"
         for name, value in flat(result.figures)
@@ -72,13 +77,15 @@ color:#1b2a33;background:#fbfcfc}}svg{{width:100%;height:auto;background:#fff;bo
 tabular-nums}}@media(prefers-color-scheme:dark){{body{{background:#12191d;color:#dbe5e9}}
 svg{{background:#182227;border-color:#2c3a41}}}}</style>
 <h1>{html.escape(title)}</h1><p><strong>{html.escape(verdict)}</strong></p>
-<p>{html.escape(facts)}</p>{plot(points)}<table>{rows}</table>""",
+<p>{html.escape(facts)}</p>{plot(points, what)}<table>{rows}</table>""",
         encoding="utf-8",
     )
 
 
-def plot(points: Sequence[tuple[float, float]], buckets: int = 120) -> str:
-    """Latency over the run as SVG: p50 and p99 of each slice of time."""
+def plot(
+    points: Sequence[tuple[float, float]], what: str = "unit latency", buckets: int = 120
+) -> str:
+    """``what`` over the run as SVG: p50 and p99 of each slice of time."""
     if not points:
         return "<p>no latencies were measured</p>"
     end = max(at for at, _ in points) or 1.0
@@ -95,10 +102,10 @@ def plot(points: Sequence[tuple[float, float]], buckets: int = 120) -> str:
         )
         lines.append(f'<polyline points="{spots}" fill="none" stroke="{colour}" stroke-width="2"/>')
     return (
-        '<svg viewBox="0 0 920 320" role="img" aria-label="unit latency over the run">'
+        f'<svg viewBox="0 0 920 320" role="img" aria-label="{html.escape(what)} over the run">'
         + "".join(lines)
         + '<g font-size="13" fill="currentColor">'
         f'<text x="8" y="36">{top * 1000:.0f} ms</text><text x="8" y="274">0</text>'
         f'<text x="60" y="305">0 s</text><text x="860" y="305">{end:.0f} s</text>'
-        '<text x="400" y="24">unit latency: p50 (blue), p99 (red)</text></g></svg>'
+        f'<text x="400" y="24">{html.escape(what)}: p50 (blue), p99 (red)</text></g></svg>'
     )

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from forebay.core.kinds import Kind
-from forebay.core.spec import LoadStage, PoolView
+from forebay.core.spec import LoadStage, PoolView, QueuePlace
 from forebay.gateway.app import GatewayApp
 from forebay.gateway.auth import Auth
 from forebay.gateway.context import GatewayContext
@@ -52,6 +52,9 @@ class Pools:
 
     def pools(self) -> list[PoolView]:
         return self.views
+
+    def place_for(self, pool: str, tenant: str, cost_s: float) -> QueuePlace:
+        return QueuePlace(position=1)
 
 
 @dataclass

@@ -27,6 +27,7 @@ _LATE_S = 0.02  # what one late timer may give back to later waits
 
 @dataclass(slots=True)
 class _Session:
+    partials: bool
     reader: Reader = field(default_factory=Reader)
     open: list[Word] = field(default_factory=list)
 
@@ -66,7 +67,7 @@ class SyntheticRecognition:
         )
 
     async def open(self, params: Mapping[str, Any], resume: Resume) -> _Session:
-        return _Session()
+        return _Session(self._partials and params.get("partials") is not False)
 
     async def step(
         self, session: _Session, items: Sequence[InputItem]
@@ -84,7 +85,7 @@ class SyntheticRecognition:
             session.open.clear()
         if not session.open:  # silence is done with at once
             yield Final(text="", start=session.reader.at, end=session.reader.at)
-        elif self._partials:
+        elif session.partials:
             first, last = session.open[0], session.open[-1]
             yield Partial(text=_text(session.open), start=first.start, end=last.end)
 

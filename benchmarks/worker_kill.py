@@ -2,7 +2,8 @@
 
 Sessions speak without pause; every half second or so the worker that serves is killed with
 SIGKILL while a warm spare stands by. Counted: the longest silence each session saw around
-each kill, and every unit.
+each kill, and every unit. A unit is 10 ms of tone here, so that typed text never outruns
+playback: pacing would hide the silence that is measured.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ async def main() -> int:
     random.seed(7)
     kills: list[float] = []
     with serving(
-        "--engine", "speech=synthetic:rtf=0.1,latency_ms=10,slots=16", "--engine", "text=synthetic"
+        "--engine",
+        "speech=synthetic:rtf=0.4,unit_ms=10,latency_ms=10,slots=16",
+        "--engine",
+        "text=synthetic",
     ) as server:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
             speakers = [Speaker(server.tts) for _ in range(wanted.sessions)]

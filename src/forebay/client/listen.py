@@ -18,25 +18,26 @@ server keeps it for its time to live), `cancel` ends it on both.
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
-from types import TracebackType
 from typing import Any
 
 import aiohttp
-import msgspec
 
 from forebay.client.listen_state import ListenState, Queued, Transcript
+from forebay.client.reconnect import Reconnecting
 from forebay.errors import ForebayError, Refused, UpstreamFailed
 
 __all__ = ["ListenSession"]
 
 
-class ListenSession:
+class ListenSession(Reconnecting):
     """One recording. ``attempts``: connections tried in a row before giving up;
     ``backoff_s``: first wait between them, doubled each time up to 5 s, with full jitter.
     ``hold_s``: seconds of sound kept for a server that has not acknowledged it; `say` waits
-    beyond. Other keywords go into `start`: ``language``, ``model``, ``partials``, ``queue``."""
+    beyond. Other keywords go into `start`: ``language``, ``model``, ``partials``, ``queue``.
+    A server that is full when the line comes back is asked again, after the wait it named."""
+
+    _worth_a_retry = (*Reconnecting._worth_a_retry, Refused)
 
     def __init__(
         self,
@@ -49,39 +50,11 @@ class ListenSession:
         hold_s: float = 60.0,
         **extra: Any,
     ) -> None:
-        self.url = url
+        super().__init__(url, key=key, attempts=attempts, backoff_s=backoff_s)
         self.state = ListenState(secrets.token_hex(16), sample_rate, extra)
-        self.resumed = 0
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._attempts = attempts
-        self._backoff_s = backoff_s
         self._hold_s = hold_s
-        self._http: aiohttp.ClientSession | None = None
-        self._ws: aiohttp.ClientWebSocketResponse | None = None
-        self._sending = asyncio.Lock()
         self._room = asyncio.Event()
         self._room.set()
-
-    async def __aenter__(self) -> ListenSession:
-        """Connect. Raises `Refused` (with ``retry_after_s``) where the server is full."""
-        self._http = aiohttp.ClientSession(headers=self._headers)
-        try:
-            await self._connect()
-        except BaseException:
-            await self._http.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._ws is not None:
-            await self._ws.close()
-        if self._http is not None:
-            await self._http.close()
 
     # ------------------------------------------------------------------- saying
 
@@ -106,18 +79,6 @@ class ListenSession:
         async with self._sending:
             await self._send(self.state.cancel())
 
-    async def _send(self, what: dict[str, Any] | bytes) -> None:
-        """Hand it to the connection, if there is one; `ListenState` has it in any case."""
-        if self._ws is None or self._ws.closed:
-            return
-        try:
-            if isinstance(what, bytes):
-                await self._ws.send_bytes(what)
-            else:
-                await self._ws.send_str(msgspec.json.encode(what).decode())
-        except (ConnectionError, aiohttp.ClientError):
-            await self._ws.close()
-
     # ------------------------------------------------------------------ hearing
 
     def __aiter__(self) -> ListenSession:
@@ -140,27 +101,11 @@ class ListenSession:
                 return found
         raise StopAsyncIteration
 
-    async def _receive(self) -> dict[str, Any] | None:
-        if self._ws is None or self._ws.closed:
-            return None
-        message = await self._ws.receive()
-        if message.type is not aiohttp.WSMsgType.TEXT:
-            return None
-        found: dict[str, Any] = msgspec.json.decode(message.data)
-        return found
-
     # --------------------------------------------------------------- connecting
 
     async def _connect(self) -> None:
-        if self._http is None:
-            raise ForebayError("the session is not open, use it in an async with block")
         try:
-            self._ws = await self._http.ws_connect(
-                self.url,
-                compress=0,
-                max_msg_size=1 << 20,
-                headers={"X-Forebay-Session": self.state.session_id},
-            )
+            await self._dial({"X-Forebay-Session": self.state.session_id})
         except aiohttp.WSServerHandshakeError as exc:
             raise _refusal(exc) from exc
         await self._send(self.state.start())
@@ -171,27 +116,6 @@ class ListenSession:
             raise UpstreamFailed("the connection ended before start was answered")
         for what in self.state.comeback(started):
             await self._send(what)
-
-    async def _come_back(self) -> None:
-        wait_s = self._backoff_s
-        last: Exception | None = None
-        for _ in range(self._attempts):
-            await asyncio.sleep(random.uniform(0, wait_s))  # full jitter: no herd
-            wait_s = min(wait_s * 2, 5.0)
-            async with self._sending:
-                try:
-                    await self._connect()
-                except Refused as exc:
-                    last, wait_s = exc, max(wait_s, exc.retry_after_s or 0)
-                    continue
-                except (OSError, aiohttp.ClientError, UpstreamFailed) as exc:
-                    last = exc
-                    continue
-            self.resumed += 1
-            return
-        raise UpstreamFailed(
-            f"no connection after {self._attempts} attempts", attempts=self._attempts
-        ) from last
 
 
 def _refusal(error: aiohttp.WSServerHandshakeError) -> ForebayError:

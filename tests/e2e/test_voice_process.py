@@ -13,6 +13,8 @@ from test_serve_process import Served, speech_workers
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from forebay.client import SpeechSession
+
 ENGINES = (
     "--engine",
     "speech=synthetic:rtf=0.2,latency_ms=10,piece_ms=200",
@@ -246,3 +248,20 @@ async def test_a_client_that_stops_reading_hears_backpressure_once(tmp_path):
         assert "ws_gateway_backpressure_total 1.0" in metrics
     finally:
         server.stop()
+
+
+async def test_the_sdk_speaks_on_over_lost_connections_and_no_unit_comes_twice(served):
+    url = served.url.replace("http", "ws") + "/tts"
+    heard = ""
+    async with SpeechSession(url, backoff_s=0.02) as voice:
+        await voice.say(TEXT)
+        await voice.end()
+        async for chunk in voice:
+            assert chunk.unit == len(heard)
+            heard += chunk.text
+            if voice.resumed < 2:
+                assert voice._ws is not None
+                await voice._ws.close()
+    assert heard == TEXT
+    assert voice.resumed == 2
+    assert voice.end_message is not None

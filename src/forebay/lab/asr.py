@@ -23,21 +23,26 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import aiohttp
-from rich.console import Console
-from rich.live import Live
 
 from forebay.core.capacity import Pool, needed_workers
 from forebay.core.tones import speak, words_in
 from forebay.errors import ConfigError
-from forebay.lab import show
 from forebay.lab.asr_user import Clip, Outcome, Plan, Speaker
+from forebay.lab.command import (
+    Conclusion,
+    ServerMeter,
+    bearer,
+    http_base,
+    run_all,
+    run_and_tell,
+)
 from forebay.lab.stats import machine, percentile, summary
-from forebay.lab.tts import ServerMeter
 
 __all__ = ["Options", "Result", "Verdict", "judge", "main", "make_clip", "run"]
 
@@ -150,7 +155,7 @@ def _length(options: Options, rng: random.Random) -> float:
 def plans(options: Options) -> list[Plan]:
     rng = random.Random(options.seed)
     said = clips(options)
-    headers = {"Authorization": f"Bearer {options.key}"} if options.key else {}
+    headers = bearer(options.key)
     if options.tenant:
         headers["X-Tenant"] = options.tenant
     made = []
@@ -189,13 +194,7 @@ async def run(
         await server.begin()
         speakers = [Speaker(plan, http) for plan in plans(options)]
         outcomes = result.outcomes = [speaker.outcome for speaker in speakers]
-        begin = loop.time()
-        ticker = asyncio.ensure_future(_tick(outcomes, begin, progress))
-        try:
-            await asyncio.gather(*(speaker.run() for speaker in speakers))
-        finally:
-            ticker.cancel()
-        took_s = loop.time() - begin
+        begin, took_s = await run_all(speakers, outcomes, progress, loop.time)
         result.figures["server"] = await server.end()
         workers = workers or await _serving(options, http)
     result.figures.update(figures(outcomes, took_s, workers))
@@ -204,20 +203,10 @@ async def run(
     return result
 
 
-async def _tick(
-    outcomes: Sequence[Outcome],
-    begin: float,
-    progress: Callable[[Sequence[Outcome], float], None] | None,
-) -> None:
-    while progress is not None:
-        progress(outcomes, asyncio.get_running_loop().time() - begin)
-        await asyncio.sleep(0.5)
-
-
 async def _serving(options: Options, http: aiohttp.ClientSession) -> tuple[int, int, float] | None:
     """(workers, slots each, RTF) of the recognition pool, where the server says them."""
-    base = options.url.replace("ws://", "http://").replace("wss://", "https://")
-    headers = {"Authorization": f"Bearer {options.key}"} if options.key else {}
+    base = http_base(options.url)
+    headers = bearer(options.key)
     try:
         async with http.get(base.rsplit("/ws/", 1)[0] + "/v1/capacity", headers=headers) as answer:
             found = await answer.json() if answer.status == 200 else {}
@@ -352,25 +341,23 @@ def live_line(outcomes: Sequence[Outcome], at_s: float) -> str:
     )
 
 
+def _conclude(result: Result) -> Conclusion:
+    verdict = result.verdict
+    return Conclusion(
+        said=verdict.said,
+        style={"ok": "green", "capacity": "yellow", "fault": "red"}[verdict.kind],
+        status=1 if verdict.kind == "fault" else 0,
+        facts={"verdict": {"kind": verdict.kind, "said": verdict.said}},
+    )
+
+
 def main(options: Options, *, output_json: Path | None = None, report: Path | None = None) -> int:
     """Run, show, write what was asked for. Returns 0 unless there was a fault."""
-    console = Console()
-    with Live("connecting", console=console, refresh_per_second=4, transient=True) as live:
-        result = asyncio.run(run(options, lambda found, at: live.update(live_line(found, at))))
-    title = f"asr {options.scenario}: {options.concurrency} speakers"
-    show.table(console, title, result.figures)
-    colours = {"ok": "green", "capacity": "yellow", "fault": "red"}
-    console.print(result.verdict.said, style=colours[result.verdict.kind])
-    if output_json is not None:
-        show.write_json(
-            output_json,
-            {
-                "options": result.options,
-                "machine": result.machine,
-                "figures": result.figures,
-                "verdict": {"kind": result.verdict.kind, "said": result.verdict.said},
-            },
-        )
-    if report is not None:
-        show.page(report, title, result, result.points, result.verdict.said, "lag")
-    return 1 if result.verdict.kind == "fault" else 0
+    return run_and_tell(
+        partial(run, options),
+        live_line,
+        _conclude,
+        title=f"asr {options.scenario}: {options.concurrency} speakers",
+        output_json=output_json,
+        report=report,
+    )

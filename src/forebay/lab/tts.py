@@ -13,22 +13,20 @@ else is an error, and errors make the exit status non-zero.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from rich.console import Console
-from rich.live import Live
 
 from forebay.errors import ConfigError
-from forebay.lab import show
+from forebay.lab.command import Conclusion, ServerMeter, bearer, run_all, run_and_tell
 from forebay.lab.stats import machine, percentile, summary
 from forebay.lab.tts_user import Fault, Outcome, Plan, User
 
@@ -118,7 +116,7 @@ def plans(options: Options, texts: Sequence[str]) -> list[Plan]:
             for_s = options.pause_s() if name == "pause" else options.reconnect_delay_s
             faulty[index] = Fault(kind=name, at_s=at_s, for_s=for_s)
         taken += count
-    headers = {"Authorization": f"Bearer {options.key}"} if options.key else {}
+    headers = bearer(options.key)
     return [
         Plan(
             url=options.url,
@@ -155,29 +153,13 @@ async def run(
         await server.begin()
         users = [User(plan, http) for plan in plans(options, texts)]
         outcomes = [user.outcome for user in users]
-        begin = time.monotonic()
-        ticker = asyncio.ensure_future(_tick(outcomes, begin, progress))
-        try:
-            await asyncio.gather(*(user.run() for user in users))
-        finally:
-            ticker.cancel()
-        took_s = time.monotonic() - begin
+        begin, took_s = await run_all(users, outcomes, progress, time.monotonic)
         result.figures["server"] = await server.end()
     result.figures.update(figures(outcomes, begin, took_s))
     result.points = sorted((at - begin, s) for o in outcomes for at, s in o.latencies)
     result.cuts = [pair for o in outcomes for pair in zip(o.cut_s, o.cut_audio_s, strict=True)]
     result.failed = judge(options, result.figures, outcomes)
     return result
-
-
-async def _tick(
-    outcomes: Sequence[Outcome],
-    begin: float,
-    progress: Callable[[Sequence[Outcome], float], None] | None,
-) -> None:
-    while progress is not None:
-        progress(outcomes, time.monotonic() - begin)
-        await asyncio.sleep(0.5)
 
 
 def figures(outcomes: Sequence[Outcome], begin: float, took_s: float) -> dict[str, Any]:
@@ -243,47 +225,6 @@ def judge(options: Options, found: dict[str, Any], outcomes: Sequence[Outcome]) 
     return failed
 
 
-class ServerMeter:
-    """CPU and memory of the server over the run, where its `/metrics` answers."""
-
-    def __init__(self, url: str, http: aiohttp.ClientSession, key: str | None) -> None:
-        base = url.replace("ws://", "http://").replace("wss://", "https://")
-        self._url = base.rsplit("/", 1)[0] + "/metrics"
-        self._http = http
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._begin: dict[str, float] = {}
-        self._at = 0.0
-
-    async def begin(self) -> None:
-        self._begin, self._at = await self._read(), time.monotonic()
-
-    async def end(self) -> dict[str, float]:
-        now = await self._read()
-        if not now or not self._begin:
-            return {}
-        used = now.get("process_cpu_seconds_total", 0.0) - self._begin.get(
-            "process_cpu_seconds_total", 0.0
-        )
-        elapsed = max(time.monotonic() - self._at, 1e-9)
-        return {
-            "gateway_cpu_cores": round(used / elapsed, 3),
-            "gateway_memory_mb": round(now.get("process_resident_memory_bytes", 0.0) / 1e6, 1),
-        }
-
-    async def _read(self) -> dict[str, float]:
-        try:
-            async with self._http.get(self._url, headers=self._headers) as answer:
-                text = await answer.text() if answer.status == 200 else ""
-        except (aiohttp.ClientError, OSError):
-            return {}
-        found = {}
-        for line in text.splitlines():
-            name, _, value = line.partition(" ")
-            if name in {"process_cpu_seconds_total", "process_resident_memory_bytes"}:
-                found[name] = float(value)
-        return found
-
-
 def _plain(options: Options) -> dict[str, Any]:
     return {
         "url": options.url,
@@ -313,28 +254,24 @@ def live_line(outcomes: Sequence[Outcome], at_s: float) -> str:
     )
 
 
+def _conclude(result: Result) -> Conclusion:
+    failed = result.failed
+    return Conclusion(
+        said="failed: " + "; ".join(failed) if failed else "all checks held",
+        style="red" if failed else "green",
+        status=1 if failed else 0,
+        facts={"warnings": result.warnings, "failed": failed},
+        warnings=result.warnings,
+    )
+
+
 def main(options: Options, *, output_json: Path | None = None, report: Path | None = None) -> int:
     """Run, show, write what was asked for. Returns the exit status: 0 when all checks held."""
-    console = Console()
-    with Live("connecting", console=console, refresh_per_second=4, transient=True) as live:
-        result = asyncio.run(run(options, lambda found, at: live.update(live_line(found, at))))
-    title = f"tts {options.scenario}: {options.concurrency} sessions at {options.cps:g} chars/s"
-    for warning in result.warnings:
-        console.print(f"[yellow]warning:[/] {warning}")
-    show.table(console, title, result.figures)
-    verdict = "all checks held" if not result.failed else "failed: " + "; ".join(result.failed)
-    console.print(verdict, style="green" if not result.failed else "red")
-    if output_json is not None:
-        show.write_json(
-            output_json,
-            {
-                "options": result.options,
-                "machine": result.machine,
-                "figures": result.figures,
-                "warnings": result.warnings,
-                "failed": result.failed,
-            },
-        )
-    if report is not None:
-        show.page(report, title, result, result.points, verdict)
-    return 1 if result.failed else 0
+    return run_and_tell(
+        partial(run, options),
+        live_line,
+        _conclude,
+        title=f"tts {options.scenario}: {options.concurrency} sessions at {options.cps:g} chars/s",
+        output_json=output_json,
+        report=report,
+    )

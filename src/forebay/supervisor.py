@@ -42,6 +42,7 @@ BACKOFF_FIRST_S = 0.5
 BACKOFF_MOST_S = 30.0
 READY_CHECK_S = 0.1
 READY_AFTER_S = 5.0  # where nothing tells that a process is ready, this long alive does
+TAKEOVER_S = 0.5  # how long the others of a group have the machine to themselves
 SPARE_RETRY_S = 30.0
 SPARE_FREE_BYTES = 1 << 30
 GATEWAY_DRAIN_S = 30.0
@@ -316,6 +317,9 @@ class _Supervisor:
             self._wait(child, reason)
         elif child.spec.spare:
             self._start_spare(child)
+        elif any(c.alive and c.ready and c.spec.group == child.spec.group for c in self._children):
+            # Somebody takes its sessions over just now, and loading costs a whole core.
+            child.timer = self._loop.call_later(TAKEOVER_S, self._spawn, child)
         else:
             self._spawn(child)
 

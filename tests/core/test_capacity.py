@@ -125,3 +125,12 @@ def test_whole_jobs_share_every_slot() -> None:
     assert found.load == pytest.approx(0.8)
     assert found.wait is not None and 9 <= found.needed <= 11
     assert work_rate(20.0, 1.0, 10, workers=10).wait is None
+
+
+def test_a_wait_nobody_may_have_leaves_no_room() -> None:
+    assert spare_streams(10, Pool(rtf=0.1, workers=10), max_wait_s=0.0) == 0
+    assert spare_streams(1, Pool(rtf=0.5, workers=3, slots=2), max_wait_s=0.0) < 8
+
+
+def test_more_work_than_any_number_of_workers_is_bounded() -> None:
+    assert work_rate(1e6, 1.0, 1).needed == 1_000_000

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from forebay.errors import BadRequest, ForebayError, Refused
 from forebay.gateway.head_rules import Broken, Head, check_head, over
 from forebay.gateway.responses import new_request_id, raw_error
+from forebay.gateway.sweep import WriteStall
 from forebay.gateway.wire import LOW_WATER_BYTES
 from forebay.gateway.wires import HttpWire
 from forebay.gateway.ws_protocol import WebSocketProtocol
@@ -61,8 +62,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_bytes = 0
         self._since = 0.0  # when this phase began
-        self._stalled_since: float | None = None
-        self._stalled_bytes = 0
+        self._stall = WriteStall(self.options.write_stall_s, listener.metrics)
         self._linger_until: float | None = None
         self._wire: HttpWire | None = None  # of the request that is being answered
 
@@ -97,7 +97,7 @@ class HttpProtocol(HttpToolsProtocol):
     def check(self, now: float) -> float | None:
         """Act on deadlines that have passed. Called by the sweep."""
         if self.flow.write_paused or self.transport.is_closing():
-            return self._check_stall(now)
+            return self._stall.check(self.transport, now)
         if self._phase is DONE:
             if self._linger_until is None:
                 return now + self.options.keep_alive_s  # the last answer is still going out
@@ -122,16 +122,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self._running() is not None:
             return now + self.options.keep_alive_s
         return self._since + self.options.keep_alive_s
-
-    def _check_stall(self, now: float) -> float | None:
-        backlog = self.transport.get_write_buffer_size()
-        if self._stalled_since is None or backlog != self._stalled_bytes:
-            self._stalled_since, self._stalled_bytes = now, backlog
-        if now - self._stalled_since < self.options.write_stall_s:
-            return self._stalled_since + self.options.write_stall_s
-        self.listener.metrics.deadline("write")
-        self.transport.abort()
-        return None
 
     def _too_late(self) -> None:
         which = self._phase if self._phase is not IDLE else "keep_alive"
@@ -319,8 +309,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled_since = None
-        self.listener.sweep.at(self, self.loop.time() + self.options.write_stall_s / 2)
+        self.listener.sweep.at(self, self.loop.time() + self._stall.begin())
 
     def resume_writing(self) -> None:
         super().resume_writing()

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-__all__ = ["Sweep", "Swept"]
+if TYPE_CHECKING:
+    from forebay.gateway.metrics import GatewayMetrics
+
+__all__ = ["Sweep", "Swept", "WriteStall"]
 
 
 class Swept(Protocol):
@@ -71,3 +74,31 @@ class Sweep:
                     self.at(entry, max(again, now))
         if self._slots:
             self._arm()
+
+
+class WriteStall:
+    """The deadline of a peer that does not read: its backlog may stand still for ``limit_s``."""
+
+    __slots__ = ("_backlog_bytes", "_limit_s", "_metrics", "_since")
+
+    def __init__(self, limit_s: float, metrics: GatewayMetrics) -> None:
+        self._limit_s = limit_s
+        self._metrics = metrics
+        self._since: float | None = None
+        self._backlog_bytes = 0
+
+    def begin(self) -> float:
+        """Writing was paused: count anew. Returns after how many seconds to `check`."""
+        self._since = None
+        return self._limit_s / 2
+
+    def check(self, transport: asyncio.Transport, now: float) -> float | None:
+        """Abort ``transport`` if nothing has moved for too long. Returns when to look again."""
+        backlog = transport.get_write_buffer_size()
+        if self._since is None or backlog != self._backlog_bytes:
+            self._since, self._backlog_bytes = now, backlog
+        if now - self._since < self._limit_s:
+            return self._since + self._limit_s
+        self._metrics.deadline("write")
+        transport.abort()
+        return None

@@ -22,6 +22,7 @@ from websockets.protocol import OPEN
 
 from forebay.errors import ForebayError
 from forebay.gateway.responses import where
+from forebay.gateway.sweep import WriteStall
 from forebay.gateway.wire import LOW_WATER_BYTES
 from forebay.gateway.wires import WebSocketWire
 
@@ -67,8 +68,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._close_code = 1006  # what the application is told if nobody says more
         self._told = False
         self._pong: bytes | None = None
-        self._stalled_since: float | None = None
-        self._stalled_bytes = 0
+        self._stall = WriteStall(self.options.write_stall_s, listener.metrics)
 
     @property
     def gone(self) -> bool:
@@ -124,7 +124,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.abort()
             return None
         if not self.writable.is_set():
-            return self._check_stall(now)
+            return self._stall.check(self.transport, now)
         if self.read_paused:
             self._heard = now  # we are not listening: silence says nothing
         ping_s, pong_s = self.listener.ping_s, self.listener.pong_s
@@ -152,16 +152,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.close()
             return self._closing_since + 2 * self.options.close_s
         return self._closing_since + self.options.close_s
-
-    def _check_stall(self, now: float) -> float | None:
-        backlog = self.transport.get_write_buffer_size()
-        if self._stalled_since is None or backlog != self._stalled_bytes:
-            self._stalled_since, self._stalled_bytes = now, backlog
-        if now - self._stalled_since < self.options.write_stall_s:
-            return self._stalled_since + self.options.write_stall_s
-        self.listener.metrics.deadline("write")
-        self.transport.abort()
-        return None
 
     # ----------------------------------------------------------------------- reading
 
@@ -348,8 +338,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled_since = None
-        self.listener.sweep.at(self, self.loop.time() + self.options.write_stall_s / 2)
+        self.listener.sweep.at(self, self.loop.time() + self._stall.begin())
 
     def resume_writing(self) -> None:
         super().resume_writing()

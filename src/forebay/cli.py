@@ -62,6 +62,8 @@ Key = Annotated[
     typer.Option("--key", envvar="FOREBAY_API_KEY", show_envvar=True, help="API key for it."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+FiguresFile = Annotated[Path | None, typer.Option(help="Write the figures here.")]
+ReportFile = Annotated[Path | None, typer.Option(metavar="FILE.html", help="And a page.")]
 
 
 def _version(asked: bool) -> None:
@@ -200,8 +202,8 @@ def bench_tts(
     reconnect_delay_s: Annotated[
         float, typer.Option(min=0, help="How long a dropped one stays away.")
     ] = 0.2,
-    output_json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
-    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="And a page.")] = None,
+    output_json: FiguresFile = None,
+    report: ReportFile = None,
     seed: Annotated[int, typer.Option(help="Who misbehaves, and when.")] = 1,
     key: Key = None,
 ) -> None:
@@ -246,8 +248,8 @@ def bench_asr(
     words: Annotated[
         bool, typer.Option(help="Check every word (synthetic recogniser only).")
     ] = True,
-    output_json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
-    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="And a page.")] = None,
+    output_json: FiguresFile = None,
+    report: ReportFile = None,
     seed: Annotated[int, typer.Option(help="Who speaks how long, and who drops.")] = 1,
     key: Key = None,
 ) -> None:

@@ -323,7 +323,12 @@ async def test_every_file_the_console_names_is_there_with_its_type() -> None:
         answer = await call(app, path)
         assert answer.status == 200, path
         kind = path.rpartition(".")[2]
-        expected = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+        expected = {
+            "js": "text/javascript",
+            "css": "text/css",
+            "svg": "image/svg+xml",
+            "html": "text/html",
+        }
         assert answer.headers["content-type"].startswith(expected[kind])
 
 

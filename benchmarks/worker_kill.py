@@ -90,6 +90,7 @@ async def main() -> int:
                 victim = await asyncio.to_thread(oldest_worker, server)
                 kills.append(time.monotonic())
                 victim.kill()
+                await asyncio.sleep(0.3)  # the dead one is off the books by then
             await asyncio.sleep(2)
             for speaker in speakers:
                 speaker.stop.set()

@@ -299,9 +299,9 @@ def _gateway(
         options=options,
         broker=_broker_settings(config),
         chat=chat_options(config),
-        model_aliases=model_aliases(config),
         recognition=recognition_options(config),
         history=history_options(config),
+        model_aliases=model_aliases(config),
         log_level=config[table.LOG_LEVEL],
         log_format=config[table.LOG_FORMAT],
     )

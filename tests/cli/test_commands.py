@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 from forebay.cli import app
 
 SURFACE = {
+    "capacity": None,
     "serve": None,
     "worker": None,
     "doctor": None,
-    "bench": {"tts"},
+    "bench": {"tts", "asr"},
     "jobs": {"list", "show", "cancel", "retry"},
     "config": {"show", "check", "docs", "example", "nginx", "systemd", "caddy"},
     "models": {"list", "fetch", "verify"},

@@ -36,6 +36,9 @@ from forebay.worker.steps import StepsTable
 __all__ = ["run_worker"]
 
 DRAIN_S = 10.0
+COSTS_EVERY_S = 2.0
+"""Reading what a process uses costs more than a beat: not with every beat."""
+
 LAST_WORDS_S = 2.0
 MIN_RTF = 1e-4
 """A model said to take no time at all is given this many sessions' worth of it."""
@@ -203,6 +206,8 @@ class _Worker:
         self._standby = standby
         self._supervised = supervised
         self._process = psutil.Process()
+        self._costs: dict[str, float] = {}  # what the process uses, read now and then
+        self._costs_until = 0.0
         self._runner: Runner | None = None
         self._engine: Engine | None = None
         self._signals = 0
@@ -278,12 +283,13 @@ class _Worker:
 
     def _load(self) -> Mapping[str, Any]:
         """Called by the heartbeat's thread."""
-        used = self._process.cpu_times()
-        costs = {
-            "cpu_s": used.user + used.system,
-            "resident_bytes": self._process.memory_info().rss,
-        }
-        return costs if self._runner is None else costs | self._runner.load()
+        now = time.monotonic()
+        if now >= self._costs_until:
+            used = self._process.cpu_times()
+            rss = self._process.memory_info().rss
+            self._costs = {"cpu_s": used.user + used.system, "resident_bytes": rss}
+            self._costs_until = now + COSTS_EVERY_S
+        return self._costs if self._runner is None else self._costs | self._runner.load()
 
     def _info(self, info: EngineInfo) -> WorkerInfo:
         slots = self._slots or info.slots

@@ -57,11 +57,10 @@ def slot_free_ms(server: Server, q: float) -> float:
     """The ``q`` quantile's bucket bound of the server's own histogram, in milliseconds."""
     with urllib.request.urlopen(server.http + "/metrics", timeout=5) as answer:
         text = answer.read().decode()
-    pattern = r'forebay_cancel_to_slot_free_seconds_bucket\{[^}]*kind="speech"[^}]*le="([^"]+)"[^}]*\} ([0-9.e+]+)'
-    pattern2 = r'forebay_cancel_to_slot_free_seconds_bucket\{[^}]*le="([^"]+)"[^}]*\} ([0-9.e+]+)'
-    buckets = [
-        (float(b), float(n)) for b, n in re.findall(pattern, text) or re.findall(pattern2, text)
-    ]
+    pattern = (
+        r'forebay_cancel_to_slot_free_seconds_bucket\{kind="speech",le="([^"]+)"\} ([0-9.e+]+)'
+    )
+    buckets = [(float(bound), float(count)) for bound, count in re.findall(pattern, text)]
     total = buckets[-1][1]
     return next(b for b, n in buckets if n >= q * total) * 1000
 

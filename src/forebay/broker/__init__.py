@@ -29,7 +29,7 @@ they must not block and must not raise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -372,6 +372,3 @@ class SupervisorBroker(Protocol):
     ) -> None:
         """A worker process is gone. ``stepping``: (job, attempt) it was inside of, read from
         the runner's shared-memory table; with ``abnormal`` each takes a strike."""
-
-
-PushKind = Literal["out", "place", "lease", "superseded", "state"]

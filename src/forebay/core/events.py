@@ -23,9 +23,13 @@ import msgspec
 __all__ = [
     "TERMINAL",
     "Audio",
+    "Caption",
+    "Cell",
     "Consumed",
+    "Display",
     "End",
     "Ended",
+    "FileOp",
     "Final",
     "Heard",
     "Input",
@@ -34,10 +38,14 @@ __all__ = [
     "Output",
     "OutputEvent",
     "Partial",
+    "Picture",
+    "Progress",
     "Prompt",
+    "Result",
     "Sound",
     "Text",
     "TextDelta",
+    "Tile",
     "ToolCalls",
     "Usage",
     "faded",
@@ -113,13 +121,47 @@ class Sound(Input, frozen=True, tag="sound"):
     blob: str = ""
 
 
+class Picture(Input, frozen=True, tag="picture"):
+    """An image to work on: a blob, and what its header says before anything is decoded.
+
+    ``data`` is empty on the wire; inside a worker it is the decoded image, ``width`` x
+    ``height`` RGB, 8 bits each, row by row, which is what an engine's step is given.
+    """
+
+    blob: str = ""
+    type: str = ""  # from the bytes: image/jpeg, image/png, image/webp, image/bmp, image/tiff
+    width: int = 0
+    height: int = 0
+    size_bytes: int = 0
+    data: bytes = b""
+
+
+class Cell(Input, frozen=True, tag="cell"):
+    """Code for a notebook's kernel. ``code`` over the item bound is a blob instead."""
+
+    code: str = ""
+    blob: str = ""
+
+
+class FileOp(Input, frozen=True, tag="op"):
+    """Work on a notebook's files that needs no kernel and runs beside a cell.
+
+    ``op``: list, read, write, info, delete, and what else the kernel engine documents;
+    ``args`` its plain arguments. Content over the item bound is a blob.
+    """
+
+    op: str
+    args: dict[str, Any] = {}
+    blob: str = ""
+
+
 class End(Input, frozen=True, tag="end"):
     """No more input will come."""
 
     seq: int = 0
 
 
-InputItem = Prompt | Text | Sound | End
+InputItem = Prompt | Text | Sound | Picture | Cell | FileOp | End
 
 # ----------------------------------------------------------------- output events
 
@@ -224,6 +266,84 @@ class Heard(Output, frozen=True, tag="heard"):
     told: int = 0
 
 
+class Progress(Output, frozen=True, tag="progress"):
+    """How far a job is, 0..1. The next one replaces it; an empty ``stage`` was replaced."""
+
+    value: float
+    stage: str = ""  # decode, tiles, encode
+    eta_s: float | None = None
+
+
+class Tile(Output, frozen=True, tag="tile"):
+    """A finished part of a picture: a blob of ``type``, placed at ``x``, ``y`` of the result.
+
+    Pixels of the result, origin top left. ``index``: 0, 1, 2... in the fixed order of the
+    plan, of ``total``. ``tiles``: cumulative. ``data``: empty on the wire; from an engine the
+    part's own RGB bytes, which the worker encodes and puts into the blob.
+    """
+
+    index: int
+    total: int
+    x: int
+    y: int
+    width: int
+    height: int
+    blob: str = ""
+    type: str = ""
+    tiles: int = 0
+    data: bytes = b""
+
+
+class Result(Output, frozen=True, tag="result"):
+    """What a job made, whole: a blob, or plain ``value`` where that is small.
+
+    ``size_bytes``, ``sha256``: of the blob. ``width``, ``height``: of a picture.
+    """
+
+    blob: str = ""
+    type: str = ""
+    size_bytes: int = 0
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    value: dict[str, Any] = {}
+
+
+class Display(Output, frozen=True, tag="display"):
+    """One output of a cell, as Jupyter's kernels say it.
+
+    ``what``: stream (``name``: stdout or stderr, text in ``data["text/plain"]``), display,
+    result, error (``data``: ename, evalue, traceback list), update (of ``display_id``), clear.
+    ``data``: MIME type to content; binary content is base64, as on the Jupyter wire; content
+    over the item bound is a blob, ``blobs``: MIME type to blob id. ``size``: cumulative bytes
+    of content. An empty ``what`` is a progress line that a newer one replaced.
+    """
+
+    what: str
+    name: str = ""
+    data: dict[str, Any] = {}
+    blobs: dict[str, str] = {}
+    metadata: dict[str, Any] = {}
+    display_id: str = ""
+    size: int = 0
+
+
+class Caption(Output, frozen=True, tag="caption"):
+    """One message in a room. ``client`` and ``seq``: its writer's identity, empty and 0 where
+    the writer has none. ``created_ms``: Unix time at which the room took it. ``style``: colours
+    and fonts, validated by the dialect. ``preview``: unstored, replaced by its writer's next.
+    """
+
+    user: str
+    text: str
+    timestamp: str = ""
+    created_ms: int = 0
+    client: str = ""
+    seq: int = 0
+    preview: bool = False
+    style: dict[str, str] = {}
+
+
 class Ended(Output, frozen=True, tag="ended"):
     """The one terminal event. ``code`` and ``message`` are an error's, for failed and expired.
 
@@ -240,7 +360,22 @@ class Ended(Output, frozen=True, tag="ended"):
     seq: int = 0  # newest client number heard (S1 `tts_end.seq`)
 
 
-OutputEvent = TextDelta | ToolCalls | Usage | Notice | Audio | Partial | Final | Heard | Ended
+OutputEvent = (
+    TextDelta
+    | ToolCalls
+    | Usage
+    | Notice
+    | Audio
+    | Partial
+    | Final
+    | Heard
+    | Progress
+    | Tile
+    | Result
+    | Display
+    | Caption
+    | Ended
+)
 
 
 def marks(event: Output) -> dict[str, int]:
@@ -254,13 +389,25 @@ def marks(event: Output) -> dict[str, int]:
             return {"consumed": event.end, "chars": event.chars}
         case Heard():
             return {"heard": event.samples, "told": event.told}
+        case Tile():
+            return {"tiles": event.tiles}
+        case Display():
+            return {"bytes": event.size}
         case _:
             return {}
 
 
 def faded(event: OutputEvent) -> OutputEvent:
     """``event`` once a newer one of its type has replaced it: a number without content."""
-    return msgspec.structs.replace(event, text="") if isinstance(event, Partial) else event
+    match event:
+        case Partial():
+            return msgspec.structs.replace(event, text="")
+        case Progress():
+            return msgspec.structs.replace(event, stage="")
+        case Display():
+            return msgspec.structs.replace(event, what="", data={})
+        case _:
+            return event
 
 
 def trim_text(event: TextDelta, have: int) -> TextDelta:
@@ -283,7 +430,13 @@ def size_of(item: Input | Output) -> int:
             return len(item.data) + 64
         case TextDelta() | Text() | Partial() | Final() | Heard():
             return len(item.text.encode("utf-8", "surrogatepass")) + 64
-        case Prompt() | ToolCalls() | Notice() | Ended():
+        case Picture() | Tile():
+            return len(item.data) + 256
+        case Cell():
+            return len(item.code.encode("utf-8", "surrogatepass")) + 64
+        case Prompt() | ToolCalls() | Notice() | Ended() | FileOp() | Result() | Display():
             return len(msgspec.json.encode(item)) + 64
+        case Caption():
+            return (len(item.text) + len(item.user)) * 4 + 256
         case _:
             return 64

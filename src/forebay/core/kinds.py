@@ -188,6 +188,7 @@ KINDS: dict[Kind, Row] = {
             run_s=300,
             queue_s=24 * 3600,
             park_after_s=None,
+            replaceable="progress",
         ),
         Row(
             kind=Kind.KERNEL,

@@ -20,6 +20,7 @@ import msgspec
 
 from forebay.core.events import (
     Audio,
+    Display,
     End,
     Ended,
     Final,
@@ -29,6 +30,7 @@ from forebay.core.events import (
     OutputEvent,
     Text,
     TextDelta,
+    Tile,
     faded,
     marks,
     size_of,
@@ -378,5 +380,9 @@ class Stamper:
                     "told": self.marks.get("told", 0) + len(event.text),
                     "samples": max(event.samples, self.marks.get("heard", 0)),
                 }
+            case Tile():
+                return {"tiles": self.marks.get("tiles", 0) + 1}
+            case Display():
+                return {"size": self.marks.get("bytes", 0) + size_of(event)}
             case _:
                 return {}

@@ -102,6 +102,12 @@ PERSONALITIES: dict[str, Personality] = {
             about="the same, where the stress tests look for it",
         ),
         Personality(
+            name="notebook",
+            port=18600,
+            face="info",
+            about="the notebook backend: /send_operation, /execute, files",
+        ),
+        Personality(
             name="model",
             port=8082,
             face="model",

@@ -33,6 +33,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from forebay.broker.rooms import GonePush, PreviewPush
 from forebay.core.events import Consumed, Ended, InputItem, OutputEvent
 from forebay.core.spec import (
     JobSpec,
@@ -57,12 +58,14 @@ __all__ = [
     "GatewayBroker",
     "GatewayPush",
     "GatewaySink",
+    "GonePush",
     "InputAck",
     "InputPush",
     "LeaseLost",
     "LeasePush",
     "OutputPush",
     "PlacePush",
+    "PreviewPush",
     "StatePush",
     "SupersededPush",
     "WorkerBroker",
@@ -118,7 +121,16 @@ class FreedPush(msgspec.Struct, frozen=True, kw_only=True, tag_field="p", tag="f
     after_s: float
 
 
-GatewayPush = OutputPush | PlacePush | LeasePush | SupersededPush | StatePush | FreedPush
+GatewayPush = (
+    OutputPush
+    | PlacePush
+    | LeasePush
+    | SupersededPush
+    | StatePush
+    | FreedPush
+    | PreviewPush
+    | GonePush
+)
 GatewaySink = Callable[[GatewayPush], None]
 
 

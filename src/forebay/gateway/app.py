@@ -137,7 +137,7 @@ class GatewayApp:
             await _deny(scope, receive, send, error, request_id, face)
             return
         if route.serves is None:
-            await route.handler(scope, receive, send, self.ctx)
+            await self._ungated(route, scope, receive, send)
             return
         kind = route.serves[0]
         try:
@@ -145,6 +145,24 @@ class GatewayApp:
             await route.handler(scope, watched, send, self.ctx)
         finally:
             self.doors.leave(scope, kind)
+
+    async def _ungated(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        """A handler that may still refuse, until it has said anything."""
+        begun = False
+
+        async def noted(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await route.handler(scope, receive, noted, self.ctx)
+        except ForebayError as error:
+            if begun:
+                raise
+            request_id = scope["forebay.request_id"]
+            _log_error(error, request_id)
+            await _deny(scope, receive, send, error, request_id, route.errors)
 
 
 class _Answer:

@@ -8,7 +8,6 @@ never waits: what is quick is done at once and the rest in the hub's task group.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -51,7 +50,7 @@ from forebay.core.intents import (
     Tick,
     Unread,
 )
-from forebay.core.kinds import Kind, SlowRule
+from forebay.core.kinds import Kind
 from forebay.core.session import Phase, Session
 from forebay.core.spec import JobView, QueuePlace
 from forebay.dialects import About, Frame, SessionDialect, error_of
@@ -68,6 +67,7 @@ from forebay.gateway.context import GatewayContext
 from forebay.gateway.hub import AudioPace, Reader
 from forebay.gateway.idle import IdleLife
 from forebay.gateway.notices import Notices
+from forebay.gateway.reader import patient
 from forebay.gateway.wire import Wire
 
 __all__ = ["Hold"]
@@ -98,10 +98,7 @@ class Hold:
         self._ctx = ctx
         self._dialect = dialect
         self._wire = wire
-        self._row = ctx.rows[dialect.kind]
-        if self._row.slow is SlowRule.COALESCE:
-            # What is not replaced is kept by the broker: a reader may take its time.
-            self._row = replace(self._row, slow_reader_s=math.inf)
+        self._row = patient(ctx.rows[dialect.kind])
         self._about = About(session=session.name, params=params, age_s=self._age_s)
         self._tenant = tenant
         self._model = model

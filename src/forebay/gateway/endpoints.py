@@ -17,6 +17,7 @@ from forebay.gateway.console import static
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.http import ROUTES as OPENAI_ROUTES
 from forebay.gateway.http import health as model_health
+from forebay.gateway.job_events import ROUTES as JOB_EVENT_ROUTES
 from forebay.gateway.listening import ROUTES as LISTENING_ROUTES
 from forebay.gateway.responses import Receive, Scope, Send
 from forebay.gateway.routes import Handler, Route
@@ -84,6 +85,7 @@ def routes() -> list[Route]:
         *_jobs(),
         *_openai(),
         *CAPACITY_ROUTES,
+        *JOB_EVENT_ROUTES,
         *LISTENING_ROUTES,
         *_recognition(),
         *_voice(),

@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -16,14 +17,23 @@ import structlog
 from forebay.broker import GatewayPush, OutputPush
 from forebay.core.events import Audio, Ended, OutputEvent, size_of
 from forebay.core.flush import Cursor, Pace
-from forebay.core.kinds import Row
+from forebay.core.kinds import Row, SlowRule
 from forebay.errors import ForebayError, StateLost
 from forebay.gateway.wire import LOW_WATER_BYTES, Wire
 
 if TYPE_CHECKING:
     from forebay.gateway.hub import Hub
 
-__all__ = ["HOLD_BYTES", "HOLD_EVENTS", "AudioPace", "Encode", "Frame", "Pacing", "Reader"]
+__all__ = [
+    "HOLD_BYTES",
+    "HOLD_EVENTS",
+    "AudioPace",
+    "Encode",
+    "Frame",
+    "Pacing",
+    "Reader",
+    "patient",
+]
 
 HOLD_BYTES = 256 * 1024
 """A reader that is behind holds at most this much (or one event); the rest stays in the broker."""
@@ -34,6 +44,12 @@ Encode = Callable[[OutputEvent], Sequence[Frame]]
 Shared = dict[tuple[Hashable, int], Sequence[Frame]]
 
 log = structlog.get_logger(__name__)
+
+
+def patient(row: Row) -> Row:
+    """``row`` for a reader of it: where stale events give way to newer ones, the others are
+    kept by the broker, and whoever reads may take its time."""
+    return replace(row, slow_reader_s=math.inf) if row.slow is SlowRule.COALESCE else row
 
 
 class Pacing(Protocol):

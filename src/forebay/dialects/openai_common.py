@@ -38,7 +38,9 @@ class Call:
     ``model`` names the pool, None takes the kind's first. ``stream``: the answer leaves as
     it is made. ``units``: characters to be spoken or samples to be heard, for the cost.
     ``run_s``: model time it may take, None for the kind's. ``request``: the dialect's own
-    struct, which its encoders read.
+    struct, which its encoders read. ``detach_s``: how long the job outlives its client, which
+    was given a handle; 0 makes leaving a cancel. ``durable``: it also outlives the gateway.
+    ``after``: the output position a returning client has.
     """
 
     kind: Kind
@@ -49,6 +51,9 @@ class Call:
     request: Any
     units: int = 0
     run_s: float | None = None
+    detach_s: float = 0.0
+    durable: bool = False
+    after: int = 0
 
 
 def decode_request(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

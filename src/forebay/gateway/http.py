@@ -11,7 +11,15 @@ from forebay.core.events import OutputEvent
 from forebay.dialects import openai_chat, openai_models, openai_speech
 from forebay.dialects.openai_common import Call
 from forebay.errors import ForebayError
-from forebay.gateway.calls import CallOptions, Collector, Ident, refuse, request_id, serve_call
+from forebay.gateway.calls import (
+    CallOptions,
+    Collector,
+    Ident,
+    Surface,
+    refuse,
+    request_id,
+    serve_call,
+)
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.responses import (
     JSON_TYPE,
@@ -43,7 +51,7 @@ _STREAM_HEADERS: Headers = [
 Handler = Callable[[Scope, Receive, Send, GatewayContext], Awaitable[None]]
 
 
-class _Chat:
+class _Chat(Surface):
     name = "openai-chat"
 
     def parse(self, body: bytes) -> Call:
@@ -80,7 +88,7 @@ class _WholeChat(openai_chat.Whole):
         return self.completion(id=f"chatcmpl-{ident.job}", created=ident.created, model=ident.model)
 
 
-class _Speech:
+class _Speech(Surface):
     name = "openai-speech"
 
     def parse(self, body: bytes) -> Call:

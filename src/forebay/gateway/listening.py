@@ -17,6 +17,7 @@ from forebay.gateway.calls import (
     CallOptions,
     Collector,
     Ident,
+    Surface,
     answer_call,
     read_body,
     refuse,
@@ -60,7 +61,7 @@ async def listen(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
 # ---------------------------------------------------------------------- transcriptions
 
 
-class _Transcriptions:
+class _Transcriptions(Surface):
     name = "openai-transcriptions"
 
     def parse(self, body: bytes) -> Call:

@@ -1,0 +1,280 @@
+"""One job's output as the answer to one HTTP request: streamed, or whole.
+
+The head of the answer waits for the first event, so that what is refused or fails before
+the model has said anything is an HTTP status and not a broken stream. Event streams wait at
+most ``hold_head_s``; after that the head goes out and signs of life keep the connection
+open. The bytes of events never pass through a task: the hub writes them to the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+
+from forebay.broker import GatewayPush, LeasePush
+from forebay.core.events import Audio, Ended, OutputEvent, TextDelta
+from forebay.core.kinds import Kind
+from forebay.core.spec import JobView
+from forebay.dialects import error_of
+from forebay.dialects.openai_common import Call
+from forebay.errors import ForebayError, SlowClient
+from forebay.gateway.batch import Batch
+from forebay.gateway.context import GatewayContext
+from forebay.gateway.held import HeadGate, NoWire
+from forebay.gateway.hub import Reader
+from forebay.gateway.responses import Headers, Receive, Scope, Send, reply
+from forebay.gateway.surfaces import CallOptions, Ident, Surface
+from forebay.gateway.wire import Wire
+from forebay.gateway.wires import asgi_wire
+
+__all__ = ["Delivery"]
+
+PLAIN_WIRE_BYTES = 1024 * 1024
+
+
+class Delivery:
+    """One answer under way. ``over``: the job's terminal event has been seen."""
+
+    def __init__(
+        self,
+        ctx: GatewayContext,
+        surface: Surface,
+        call: Call,
+        view: JobView,
+        send: Send,
+        begun: float,
+        request_id: str,
+        options: CallOptions,
+    ) -> None:
+        self.over = False
+        self._ctx = ctx
+        self._surface = surface
+        self._call = call
+        self._view = view
+        self._send = send
+        self._begun = begun
+        self._request_id = request_id
+        self._options = options
+        self._submitted = ctx.clock()
+        self._leased = self._submitted if view.state != "queued" else None
+        self._news = asyncio.Event()
+        self._gone = False
+        self._failure: ForebayError | None = None
+        self._wire: Wire | None = None  # once the head has left
+        self._batch: Batch | None = None
+        self._first_sent = False
+        self._slow = False
+        model = call.model or view.spec.pool.partition("/")[2]
+        self._ident = Ident(job=view.spec.id, created=int(time.time()), model=model)
+
+    async def run(self, scope: Scope, receive: Receive) -> None:
+        """Answer, to the end of the job or until the client has gone."""
+        async with asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(self._watch(receive))
+            try:
+                if self._call.stream:
+                    await self._streamed(scope)
+                else:
+                    await self._whole()
+            finally:
+                watch.cancel()
+
+    async def _watch(self, receive: Receive) -> None:
+        """Learn that the client has gone, which an ASGI ``send`` does not tell."""
+        while (await receive())["type"] != "http.disconnect":
+            continue
+        self._gone = True
+        self._news.set()
+
+    # ------------------------------------------------------------------- streamed
+
+    async def _streamed(self, scope: Scope) -> None:
+        async with AsyncExitStack() as stack:
+            wire: Wire | None = scope.get("forebay.wire")
+            if wire is None:
+                wire = await stack.enter_async_context(
+                    asgi_wire(self._send, websocket=False, bound_bytes=PLAIN_WIRE_BYTES)
+                )
+            await self._stream(wire)
+
+    async def _stream(self, wire: Wire) -> None:
+        gate = HeadGate(wire, self._news.set)
+        hold_s = self._options.hold_head_s if self._surface.events(self._call) else None
+        if hold_s == 0:
+            await self._head(wire, gate)
+        reader = self._read(gate, self._encoder(gate))
+        try:
+            if hold_s != 0:
+                await self._wait(hold_s)
+                if self._gone:
+                    return
+                if self._failure is not None:
+                    await self._refuse(self._failure)
+                    return
+                await self._head(wire, gate)
+            await self._to_the_end(wire)
+        finally:
+            reader.close()
+            if self._batch is not None:
+                self._batch.close()
+
+    async def _head(self, wire: Wire, gate: HeadGate) -> None:
+        head = [*self._surface.headers(self._call), *self._facts()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": head})
+        for frame in self._surface.opening(self._call, self._ident):
+            wire.send(frame)
+        gate.open()
+        self._wire = wire
+        if self.over:
+            self._finish(wire)
+
+    async def _to_the_end(self, wire: Wire) -> None:
+        keepalive_s = self._options.keepalive_s if self._surface.events(self._call) else 0
+        while not (self._gone or self.over or self._failure):
+            if not await self._wait(keepalive_s or None) and not wire.backlog():
+                wire.send(self._surface.keepalive)
+        if self._failure is not None and not self.over:
+            self._break(wire, self._failure)
+
+    def _encoder(self, wire: Wire) -> Callable[[OutputEvent], Sequence[bytes]]:
+        encode = self._surface.encoder(self._call, self._ident)
+        if self._options.flush.waits and self._call.kind is Kind.TEXT:
+            self._batch = Batch(
+                encode, self._options.flush, wire.send, whole_until=self._call.after
+            )
+            encode = self._batch.encode
+        return encode
+
+    def _finish(self, wire: Wire) -> None:
+        """The terminal event's frames are on the wire: end the body as it deserves."""
+        if self._failure is None or self._surface.events(self._call):
+            wire.close()
+        else:
+            _cut(wire)
+
+    def _break(self, wire: Wire, error: ForebayError) -> None:
+        """End an answer whose job has not ended: never so that it looks whole."""
+        if self._surface.events(self._call) and not self._slow:
+            for frame in self._surface.broken(self._call, error, self._request_id):
+                wire.send(frame)
+            wire.close()
+        else:
+            _cut(wire)
+
+    # ---------------------------------------------------------------------- whole
+
+    async def _whole(self) -> None:
+        collector = self._surface.collector(self._call, self._ident)
+
+        def collect(event: OutputEvent) -> Sequence[bytes]:
+            if self._failure is None:
+                try:
+                    collector.take(event)
+                except ForebayError as error:
+                    self._fail(error)
+            return ()
+
+        reader = self._read(NoWire(), collect)
+        try:
+            while not (self._gone or self.over or self._failure):
+                await self._wait(None)
+        finally:
+            reader.close()
+        if self._gone:
+            return
+        body = b""
+        if self._failure is None:
+            try:
+                body = collector.body()
+            except ForebayError as error:
+                self._failure = error
+        if self._failure is not None:
+            await self._refuse(self._failure)
+            return
+        await reply(self._send, 200, body, [*self._surface.headers(self._call), *self._facts()])
+
+    # --------------------------------------------------------------------- reading
+
+    def _read(self, wire: Wire, encode: Callable[[OutputEvent], Sequence[bytes]]) -> Reader:
+        return self._ctx.hub.open(
+            self._view.spec.id,
+            epoch=self._view.epoch,
+            after=0,
+            encode=encode,
+            wire=wire,
+            row=self._ctx.rows[self._call.kind],
+            on_end=self._on_end,
+            on_slow=self._on_slow,
+            on_reset=self._fail,
+            on_push=self._on_push,
+            on_sent=self._on_sent,
+        )
+
+    def _on_end(self, ended: Ended) -> None:
+        self.over = True
+        if ended.state != "completed":
+            self._failure = self._failure or error_of(ended)
+        if self._wire is not None:
+            self._finish(self._wire)
+        self._news.set()
+
+    def _on_slow(self, reader: Reader) -> None:
+        limit_s = self._ctx.rows[self._call.kind].slow_reader_s
+        self._slow = True
+        self._ctx.metrics.slow_client()
+        self._fail(SlowClient(f"client took nothing for {limit_s:g} s", limit_s=limit_s))
+
+    def _fail(self, error: ForebayError) -> None:
+        self._failure = self._failure or error
+        self._news.set()
+
+    def _on_push(self, push: GatewayPush) -> None:
+        if isinstance(push, LeasePush) and push.running and self._leased is None:
+            self._leased = self._ctx.clock()
+
+    def _on_sent(self, event: OutputEvent) -> None:
+        if self._first_sent or not isinstance(event, TextDelta | Audio):
+            return
+        self._first_sent = True
+        took_s = self._ctx.clock() - self._begun
+        if self._call.kind is Kind.SPEECH:
+            self._ctx.metrics.ttfa(took_s)
+        else:
+            self._ctx.metrics.ttft(took_s)
+
+    async def _wait(self, timeout_s: float | None) -> bool:
+        """Wait for news; False when the time passed without any."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        self._news.clear()
+        return True
+
+    async def _refuse(self, error: ForebayError) -> None:
+        facts = self._facts()
+        await self._surface.refuse(self._send, error, self._request_id, self._call, facts)
+
+    def _facts(self) -> Headers:
+        """Where the time went, and by what name to ask for it."""
+        accepted_ms = (self._submitted - self._begun) * 1000
+        queued_ms = ((self._leased or self._ctx.clock()) - self._submitted) * 1000
+        timing = f"accepted;dur={accepted_ms:.2f}, queued;dur={queued_ms:.2f}"
+        return [
+            (b"x-request-id", self._request_id.encode()),
+            *self._surface.facts(self._call, self._ident),
+            (b"server-timing", timing.encode()),
+        ]
+
+
+def _cut(wire: Wire) -> None:
+    """End the body without its last chunk, so that the client sees it is not whole.
+
+    On a plain ASGI server that means returning without a last body message, which is what
+    becomes of a wire that is left open."""
+    cut: Callable[[], None] | None = getattr(wire, "cut", None)
+    if cut is not None:
+        cut()

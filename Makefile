@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Passed on: make serve ARGS="--port 8700", make test ARGS="tests/core -x"
 ARGS ?=
+# Test processes: most tests wait rather than work, so more than there are cores.
+JOBS ?= 4
 
 .PHONY: help setup models serve test check bench soak docs wheel clean
 
@@ -25,7 +27,7 @@ test: setup ## Every test, with what they need
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh models || \
 	  echo "models are not complete: tests that need them are skipped"
 	@bash scripts/system.sh
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: setup ## Format, lint, types, import rules, lengths, docs, core coverage, wheel
 	@PYTHON="$(PYTHON)" bash scripts/check.sh

@@ -49,7 +49,7 @@ class Served:
         raise AssertionError(self.screen.read_text() + self.log.read_text()[-3000:])
 
     def wait_ready(self) -> None:
-        self._wait(r"is ready \(")
+        self._wait(r"is ready \([\s\S]*Ctrl-C")  # the whole screen, to its last line
 
     def get(self, path: str):
         with urllib.request.urlopen(self.url + path, timeout=10) as response:

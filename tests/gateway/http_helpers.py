@@ -55,6 +55,12 @@ class Player:
             WorkerInfo(id=self._id, pools=[pool], slots=slots, sessions=slots, engine="player",
                        model=pool.partition("/")[2], facts={"context": 4096})
         )  # fmt: skip
+        self._heart = asyncio.get_running_loop().create_task(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            self._broker.worker_beat(self._id, {})
+            await asyncio.sleep(0.2)
 
     def _sink(self, push: WorkerPush) -> None:
         if isinstance(push, Assign):
@@ -88,9 +94,10 @@ class Player:
         self._broker.worker_commit(self._id, lease.spec.id, lease.attempt, [event], consumed)
 
     async def close(self) -> None:
-        for task in self._tasks.values():
+        tasks = [self._heart, *self._tasks.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass

@@ -126,6 +126,9 @@ class Direct:
     def park(self, job: str, attempt: int) -> None:
         self._broker.worker_park(self._worker, job, attempt)
 
+    def keeps(self, affinity: str, *, held: bool) -> None:
+        self._broker.worker_keeps(self._worker, affinity, held=held)
+
     def beat(self, worker: str, load: Any) -> None:
         self._broker.worker_beat(worker, load)
 

@@ -33,6 +33,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from forebay.broker.affinity import Control, What
 from forebay.broker.rooms import GonePush, PreviewPush
 from forebay.core.events import Consumed, Ended, InputItem, OutputEvent
 from forebay.core.spec import (
@@ -51,6 +52,7 @@ __all__ = [
     "Assign",
     "Attachment",
     "CancelJob",
+    "Control",
     "Credit",
     "Delivered",
     "Drain",
@@ -187,7 +189,7 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True, tag_field="p", tag="drain
     limit_s: float
 
 
-WorkerPush = Assign | InputPush | Delivered | Credit | CancelJob | LeaseLost | Drain
+WorkerPush = Assign | InputPush | Delivered | Credit | CancelJob | LeaseLost | Drain | Control
 WorkerSink = Callable[[WorkerPush], None]
 
 
@@ -296,6 +298,13 @@ class GatewayBroker(Protocol):
         """Idempotent. The terminal event is in the stream when this returns, unless the job
         had ended before; the worker is told to stop, its slot frees when it has."""
 
+    async def control(
+        self, pool: str, affinity: str, what: What, args: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Tell the owner of ``affinity`` to do ``what`` to what it keeps (`Control`). False:
+        nobody owns it, so there is nothing to do it to. No answer comes: what a running cell
+        says, and how it ends, is in its output. Raises `ModelNotFound` for an unknown pool."""
+
     async def expire(self, job: str, ended: Ended) -> None:
         """End the job with ``ended`` (failed or expired) on the gateway's word, such as
         a slow client; the same fence and the same worker stop as cancel."""
@@ -366,6 +375,10 @@ class WorkerBroker(Protocol):
 
     def park(self, job: str, attempt: int) -> None:
         """Give back lease and credit of an idle session; its next input queues it again."""
+
+    def keeps(self, affinity: str, *, held: bool) -> None:
+        """Something lives on for ``affinity`` (``held``), or does not any more: its credit is
+        back then. Leasing a cell implies it; a new connection says again what is held."""
 
     def beat(self, worker: str, load: Mapping[str, Any]) -> None:
         """Still alive. Safe to call from a thread of its own."""

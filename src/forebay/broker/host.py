@@ -76,6 +76,11 @@ class WorkerHost(Protocol):
         On the current lease: the job is parked, or queued again where it has unread input.
         On a fenced attempt: only the credit returns."""
 
+    def worker_keeps(self, worker: str, affinity: str, *, held: bool) -> None:
+        """Something lives on in the worker for ``affinity``, or does not any more: then the
+        credit it held is back, unless a cell of it is leased to this worker by now. One that
+        keeps what another owns meanwhile is told to end it (`Control`)."""
+
     def worker_beat(self, worker: str, load: Mapping[str, Any]) -> None:
         """Still alive. A worker that was given up for silence is taken back by this."""
 

@@ -27,6 +27,7 @@ from forebay.broker.link_wire import (
     FromBroker,
     FromWorker,
     Hello,
+    Keeps,
     Park,
     Pools,
     Register,
@@ -59,6 +60,7 @@ class LinkClient(Keeper):
         super().__init__(path, Hello("worker", worker))
         self._sink: WorkerSink | None = None
         self._leases: set[tuple[str, int]] = set()
+        self._kept: set[str] = set()
         self._stage: Stage | None = None
         self._info: WorkerInfo | None = None
         self._beats: socket.socket | None = None
@@ -72,6 +74,8 @@ class LinkClient(Keeper):
             self._say(self._stage)
         if self._info is not None:
             self._say(Register(self._info))
+        for affinity in self._kept:
+            self._say(Keeps(affinity, held=True))
 
     def _down(self) -> None:
         lost, self._leases = self._leases, set()
@@ -121,6 +125,13 @@ class LinkClient(Keeper):
         self._say(Commit(job, attempt, list(events), consumed, model_s))
         if events and isinstance(events[-1], Ended):
             self._leases.discard((job, attempt))
+
+    def keeps(self, affinity: str, *, held: bool) -> None:
+        if held:
+            self._kept.add(affinity)
+        else:
+            self._kept.discard(affinity)
+        self._say(Keeps(affinity, held))
 
     def park(self, job: str, attempt: int) -> None:
         if (job, attempt) in self._leases:

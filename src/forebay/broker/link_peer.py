@@ -21,6 +21,7 @@ from forebay.broker.link_wire import (
     FrameReader,
     FromWorker,
     Hello,
+    Keeps,
     Park,
     Pools,
     Register,
@@ -191,6 +192,8 @@ class Peer(asyncio.Protocol):
                     return  # the worker has been told; what it wrote meanwhile is dropped
             case Park():
                 host.worker_park(worker, message.job, message.attempt)
+            case Keeps():
+                host.worker_keeps(worker, message.affinity, held=message.held)
             case Beat():
                 host.worker_beat(worker, message.load)
             case Stage():

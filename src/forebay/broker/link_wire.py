@@ -20,6 +20,7 @@ import msgspec
 from forebay.broker import (
     Assign,
     CancelJob,
+    Control,
     Credit,
     Delivered,
     Drain,
@@ -44,6 +45,7 @@ __all__ = [
     "FromBroker",
     "FromWorker",
     "Hello",
+    "Keeps",
     "Park",
     "Pools",
     "Register",
@@ -100,6 +102,11 @@ class Park(msgspec.Struct, frozen=True, tag_field="p", tag="park"):
     attempt: int
 
 
+class Keeps(msgspec.Struct, frozen=True, tag_field="p", tag="keeps"):
+    affinity: str
+    held: bool
+
+
 class Beat(msgspec.Struct, frozen=True, tag_field="p", tag="beat"):
     worker: str
     load: dict[str, float | int | str]
@@ -112,7 +119,7 @@ class Exited(msgspec.Struct, frozen=True, tag_field="p", tag="exited"):
     reason: str
 
 
-FromWorker = Hello | Stage | Register | Commit | Park | Beat | Exited
+FromWorker = Hello | Stage | Register | Commit | Park | Keeps | Beat | Exited
 
 
 # ------------------------------------------------------------------- from the broker
@@ -132,7 +139,16 @@ class Failure(msgspec.Struct, frozen=True, tag_field="p", tag="failure"):
 
 
 FromBroker = (
-    Assign | InputPush | Delivered | Credit | CancelJob | LeaseLost | Drain | Pools | Failure
+    Assign
+    | InputPush
+    | Delivered
+    | Credit
+    | CancelJob
+    | LeaseLost
+    | Drain
+    | Control
+    | Pools
+    | Failure
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -23,16 +23,19 @@ import msgspec
 
 from forebay.broker import (
     Attachment,
+    Control,
     GatewaySink,
     InputAck,
     SupersededPush,
     WorkerSink,
 )
+from forebay.broker.affinity import What
 from forebay.broker.journal import Journal
 from forebay.broker.local_base import Settings
 from forebay.broker.local_core import Core
 from forebay.broker.local_intake import Intake
 from forebay.broker.local_restore import restore
+from forebay.broker.local_rooms import LocalRooms
 from forebay.broker.local_state import Entry, PipeRecord
 from forebay.broker.local_workers import WorkerSide
 from forebay.broker.timers import CallLater, loop_call_later
@@ -68,7 +71,8 @@ class LocalBroker:
 
     ``clock``: monotonic seconds. ``call_later``: how to sleep (the running loop's timer by
     default). ``ids``: 128 random bits in hex. ``jitter``: 0..1. All are given by tests that
-    run in virtual time. Durable jobs in ``journal`` are queued again by the constructor,
+    run in virtual time. ``drop_blobs``: called with the blobs that a cancelled or forgotten job
+    had named; must not block. Durable jobs in ``journal`` are queued again by the constructor,
     which therefore must run inside the event loop.
     """
 
@@ -81,6 +85,7 @@ class LocalBroker:
         ids: Callable[[], str] = lambda: secrets.token_hex(16),
         jitter: Callable[[], float] = random.random,
         journal: Journal | None = None,
+        drop_blobs: Callable[[Iterable[str]], None] = lambda names: None,
     ) -> None:
         self._core = core = Core(
             settings if settings is not None else Settings(),
@@ -89,12 +94,14 @@ class LocalBroker:
             ids=ids,
             jitter=jitter,
             journal=journal,
+            drop_blobs=drop_blobs,
         )
         self._workers = WorkerSide(core)
         self._intake = Intake(core)
         self._closed = False
         if journal is not None:
             restore(core, journal)
+        self.rooms = LocalRooms(core, core.settings.rooms)
 
     # ------------------------------------------------------------ for the gateway
 
@@ -237,6 +244,16 @@ class LocalBroker:
         self._core.end(entry, Ended(state="cancelled", message=reason))
         return entry.view()
 
+    async def control(
+        self, pool: str, affinity: str, what: What, args: Mapping[str, Any] | None = None
+    ) -> bool:
+        owner = self._core.pool(pool).affinities.owner(affinity)
+        worker = None if owner is None else self._core.workers.get(owner)
+        if worker is None or worker.sink is None:
+            return False
+        worker.sink(Control(pool=pool, affinity=affinity, what=what, args=dict(args or {})))
+        return True
+
     async def expire(self, job: str, ended: Ended) -> None:
         self._core.end(self._entry(job), ended)
 
@@ -347,6 +364,9 @@ class LocalBroker:
 
     def worker_park(self, worker: str, job: str, attempt: int) -> None:
         self._workers.park(worker, job, attempt)
+
+    def worker_keeps(self, worker: str, affinity: str, *, held: bool) -> None:
+        self._workers.keeps(worker, affinity, held)
 
     def worker_beat(self, worker: str, load: Mapping[str, Any]) -> None:
         self._workers.beat(worker, load)

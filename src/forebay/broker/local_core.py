@@ -37,7 +37,6 @@ class Core(Dispatch):
         """The record no longer has a worker. Then move it on."""
         job, pool = entry.job, entry.pool
         pool.running -= 1
-        pool.busy_affinities.discard(job.spec.affinity)
         job.last_worker, job.worker = job.worker, ""
         extra_s = job.model_s - entry.charged_s
         if extra_s > 0:  # it took more than was estimated: its tenant pays

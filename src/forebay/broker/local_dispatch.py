@@ -43,6 +43,7 @@ class Dispatch(Base):
         job.waiting_s = self.clock()
         if entry.ticket is None:
             spec = job.spec
+            pool.affine = pool.affine or bool(spec.affinity)
             entry.ticket = pool.queue.push(
                 entry.id, tenant=spec.tenant, cost_s=spec.cost_s, priority=spec.priority
             )
@@ -73,9 +74,9 @@ class Dispatch(Base):
         before = len(queue)
         while queue:
             free = [worker for worker in pool.active if worker.free > 0]
-            if not free:
+            if not free and not pool.affine:
                 break
-            ready = None if not pool.owners else self._affinity_ready(pool, free)
+            ready = None if not pool.affine else self._affinity_ready(pool, free)
             name = queue.take(ready)
             if name is None:
                 break
@@ -86,25 +87,26 @@ class Dispatch(Base):
 
     def _affinity_ready(self, pool: Pool, free: list[Worker]) -> Callable[[str], bool]:
         ids = {worker.id for worker in free}
+        there = {worker.id for worker in pool.active}
 
         def ready(name: str) -> bool:
-            affinity = self.entries[name].job.spec.affinity
-            if not affinity:
-                return True
-            if affinity in pool.busy_affinities:
-                return False
-            return pool.owners.get(affinity) is None or pool.owners[affinity] in ids
+            spec = self.entries[name].job.spec
+            if not spec.affinity:
+                return bool(free)
+            return pool.affinities.may_run(spec.affinity, beside=spec.beside, free=ids, there=there)
 
         return ready
 
     def _choose(self, entry: Entry, free: list[Worker]) -> Worker:
         """Its affinity's owner, then who had it before, then who has most credits free."""
         job = entry.job
-        wanted = entry.pool.owners.get(job.spec.affinity) or job.last_worker
+        owner = entry.pool.affinities.owner(job.spec.affinity) if job.spec.affinity else None
+        if owner is not None:  # which needs no credit beside the one that its affinity holds
+            return self.workers[owner]
         for worker in free:
-            if worker.id == wanted:
+            if worker.id == job.last_worker:
                 return worker
-        return max(free, key=lambda worker: worker.free)
+        return max(free or entry.pool.active, key=lambda worker: worker.free)
 
     def _lease(self, entry: Entry, worker: Worker) -> None:
         job, pool, now = entry.job, entry.pool, self.clock()
@@ -117,13 +119,17 @@ class Dispatch(Base):
         if entry.wait_timer is not None:
             entry.wait_timer.cancel()
             entry.wait_timer = None
-        worker.held[(entry.id, job.attempt)] = Held(pool, now)
+        spec = job.spec
+        worker.held[(entry.id, job.attempt)] = Held(
+            pool, now, affinity=spec.affinity, beside=spec.beside
+        )
         if entry.is_behind:
             worker.behind.add(entry.id)
         pool.running += 1
-        if job.spec.affinity:
-            pool.owners[job.spec.affinity] = worker.id
-            pool.busy_affinities.add(job.spec.affinity)
+        if spec.affinity:
+            pool.affinities.leased(spec.affinity, worker.id, beside=spec.beside)
+            worker.affine += 1
+            self.count_kept(worker)
         entry.credit = ByteCredit()
         entry.told_place = None
         entry.lease_model_s = job.model_s
@@ -193,6 +199,11 @@ class Dispatch(Base):
             for name in worker.pools:
                 self.match(self.pools[name])
 
+    def count_kept(self, worker: Worker) -> None:
+        """Bring its account of credits that affinities hold up to date."""
+        pools = (self.pools[name] for name in worker.pools)
+        worker.kept = sum(pool.affinities.kept_by(worker.id) for pool in pools)
+
     def credit_back(self, worker: Worker, job: str, attempt: int) -> None:
         """A worker closed a session: its credit is free. Idempotent."""
         held = worker.held.pop((job, attempt), None)
@@ -200,6 +211,10 @@ class Dispatch(Base):
             return
         worker.behind.discard(job)
         now = self.clock()
+        if held.affinity:
+            worker.affine -= 1
+            held.pool.affinities.let_go(held.affinity, worker.id, beside=held.beside)
+            self.count_kept(worker)
         held.pool.hold.add(now - held.since_s)
         held.pool.drain.add(now)
         if held.cancelled_s is not None:

@@ -88,11 +88,20 @@ class Intake:
             queue_s=pool.row.queue_s if queue_s is None else queue_s,
             store_used=core.used_bytes / core.settings.store_bytes,
             drain_rate=pool.drain.rate(now),
-            promised=promised,
+            promised=promised or self._at_once(spec, pool),
         )
         refusal = refuse_job(facts, core.settings.limits, jitter=core.jitter())
         if refusal is not None:
             raise refusal
+
+    @staticmethod
+    def _at_once(spec: JobSpec, pool: Pool) -> bool:
+        """Whether it would run now on the credit that its affinity holds, or needs none."""
+        if not spec.affinity:
+            return False
+        free = {worker.id for worker in pool.active if worker.free > 0}
+        there = {worker.id for worker in pool.active}
+        return pool.affinities.may_run(spec.affinity, beside=spec.beside, free=free, there=there)
 
     def place_for(self, pool: Pool, tenant: str, priority: int = 0) -> QueuePlace:
         """Where a job that came now would stand."""

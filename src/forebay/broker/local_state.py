@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from forebay.broker import GatewaySink, WorkerSink
+from forebay.broker.affinity import Affinities
 from forebay.broker.timers import Timer
 from forebay.core.admission import Drain, Service, forecast
 from forebay.core.events import (
@@ -77,6 +78,8 @@ class Held:
     pool: Pool
     since_s: float
     cancelled_s: float | None = None  # when its job was cancelled under it
+    affinity: str = ""
+    beside: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +98,8 @@ class Worker:
     word: tuple[bool, list[tuple[str, int]], str] | None = None  # the supervisor's, on exit
     load: Mapping[str, Any] = field(default_factory=dict)  # what its newest beat carried
     behind: set[str] = field(default_factory=set)  # jobs that catch up with their clients
+    affine: int = 0  # of `held`: jobs whose affinity holds the credit, not they
+    kept: int = 0  # affinities that hold one
     rtf: Service = field(default_factory=Service)
     burial: Timer | None = None
 
@@ -115,7 +120,7 @@ class Worker:
         would only wait inside the worker, where nobody tells its client how long."""
         if self.info is None or len(self.behind) >= max(1, self.info.slots):
             return 0
-        return max(0, self.info.sessions - len(self.held))
+        return max(0, self.info.sessions - len(self.held) + self.affine - self.kept)
 
     def view(self) -> WorkerView:
         info, load = self.info, self.load
@@ -157,8 +162,8 @@ class Pool:
     running: int = 0
     parked: int = 0
     detached: int = 0
-    busy_affinities: set[str] = field(default_factory=set)
-    owners: dict[str, str] = field(default_factory=dict)
+    affinities: Affinities = field(default_factory=Affinities)
+    affine: bool = False  # a job with an affinity has waited here
     places: Timer | None = None
     places_at_s: float = -1e9
 

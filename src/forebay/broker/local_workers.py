@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from forebay.broker import Credit, WorkerSink
+from forebay.broker import Control, Credit, WorkerSink
 from forebay.broker.local_core import Core
 from forebay.broker.local_state import Entry, Pool, Worker
 from forebay.broker.timers import Timer
@@ -169,8 +169,7 @@ class WorkerSide:
             counted = worker.info is not None and worker.info.sessions > 0
             if deliberate and counted and worker.info is not None and not worker.info.standby:
                 pool.want = max(0, pool.want - 1)
-            for affinity in [a for a, owner in pool.owners.items() if owner == worker.id]:
-                del pool.owners[affinity]
+            pool.affinities.gone(worker.id)
             pool.elect()
         for pool in self.core.pools.values():
             stage = pool.stages.get(worker.id)
@@ -349,6 +348,20 @@ class WorkerSide:
         limit_s = run_limit_s(entry.job)
         if limit_s is not None and entry.job.model_s > limit_s + RUN_GRACE_S:
             self.core.end(entry, over_deadline("run", limit_s))
+
+    def keeps(self, name: str, affinity: str, held: bool) -> None:
+        """What a worker says it keeps, or keeps no more."""
+        worker = self.core.workers.get(name)
+        if worker is None or worker.link_gone:
+            return
+        for word in worker.pools:
+            pool = self.core.pools[word]
+            if not pool.affinities.keeps(affinity, name, held=held) and held and worker.sink:
+                # Another owns it by now: what this one kept is of no use to anybody.
+                worker.sink(Control(pool=word, affinity=affinity, what="shutdown"))
+        self.core.count_kept(worker)
+        for word in worker.pools:
+            self.core.match(self.core.pools[word])
 
     def park(self, name: str, job: str, attempt: int) -> None:
         worker = self.core.workers.get(name)

@@ -49,6 +49,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``detach_s``: how long the job outlives its last connection; 0 cancels at once.
     ``params``: what the engine needs, in the words of `engines` (JSON-able).
     ``durable``: kept in the journal, so that it survives the gateway's process.
+    ``affinity``: what its worker keeps for it (a notebook); such jobs go to one owner, one at a
+    time. ``beside``: it may run beside another of its affinity, and needs no credit.
     """
 
     id: str
@@ -64,6 +66,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadlines: Deadlines = Deadlines()
     durable: bool = False
     affinity: str = ""
+    beside: bool = False
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -131,6 +131,12 @@ class Journal:
                 self._db.execute("rollback")
             raise StoreFull(f"journal {self.path} cannot be written: {error}") from error
 
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction for tables that others keep in this file, such as rooms."""
+        with self._write() as db:
+            yield db
+
     # ------------------------------------------------------------------- writes
 
     def submitted(self, spec: JobSpec, epoch: str, items: Sequence[InputItem]) -> None:

@@ -36,6 +36,7 @@ from forebay.broker.local_core import Core
 from forebay.broker.local_intake import Intake
 from forebay.broker.local_restore import restore
 from forebay.broker.local_rooms import LocalRooms
+from forebay.broker.local_rooms import LocalRooms
 from forebay.broker.local_state import Entry, PipeRecord
 from forebay.broker.local_workers import WorkerSide
 from forebay.broker.timers import CallLater, loop_call_later
@@ -101,6 +102,7 @@ class LocalBroker:
         self._closed = False
         if journal is not None:
             restore(core, journal)
+        self.rooms = LocalRooms(core, core.settings.rooms)
         self.rooms = LocalRooms(core, core.settings.rooms)
 
     # ------------------------------------------------------------ for the gateway

@@ -16,6 +16,7 @@ import structlog
 from forebay.broker import Delivered, FreedPush, GatewayPush, GatewaySink, StatePush
 from forebay.broker.journal import Journal
 from forebay.broker.local_state import ENTRY_BYTES, DeadLetter, Entry, PipeRecord, Pool, Worker
+from forebay.broker.rooms import RoomSettings
 from forebay.broker.timers import CallLater, Timers
 from forebay.core.admission import JobLimits
 from forebay.core.events import Ended, OutputEvent
@@ -48,6 +49,7 @@ class Settings:
     rows: dict[Kind, Row] = field(default_factory=lambda: dict(KINDS))
     expect_s: float = 60.0
     respawn_s: float = 10.0
+    rooms: RoomSettings = RoomSettings()
 
 
 class Base(ABC):

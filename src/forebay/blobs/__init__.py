@@ -1,67 +1,94 @@
-"""Blobs in a local folder: what is too large for a stream item, under an unguessable name.
+"""Blobs: what is too large for a stream item, under an unguessable name of our making.
 
-A blob is written whole or not at all and never changed. Ids are made by whoever writes, 32
-hex digits; anything else is refused, so an id is never a path. Gateway and workers of one
-machine share the folder.
+A blob is written whole or not at all and never changed. Its name says whose it is and how
+long it is kept (`blobs.names`). One contract, two homes: a local folder, which the gateway
+and the workers of one machine share, and any place that fsspec reaches by URL (S3, NFS,
+HTTP stores), which those of several machines share. `open_blobs` gives one or the other.
+
+All calls block and are thread-safe: call them in a thread where the loop must not wait.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import secrets
-import time
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
-from forebay.errors import NotFound, StoreFull
+from forebay.blobs.ledger import Limits, Usage
+from forebay.blobs.local import FOLDER, LocalBlobs
+from forebay.blobs.names import DEFAULT_LIFE_S
+from forebay.errors import ConfigError, MissingEngine
 
-__all__ = ["FOLDER", "LocalBlobs"]
+__all__ = [
+    "DEFAULT_LIFE_S",
+    "FOLDER",
+    "BlobWriter",
+    "Blobs",
+    "Limits",
+    "LocalBlobs",
+    "Usage",
+    "open_blobs",
+]
 
-FOLDER = "blobs"
-"""Their folder in the data folder."""
 
-_ID = re.compile(r"[0-9a-f]{32}")
+class BlobWriter(Protocol):
+    """One blob under way. End it with `finish` or `abort`."""
+
+    size: int
+
+    def write(self, data: bytes) -> None:
+        """Raises `QuotaExceeded`, `StoreFull`; the writer is then aborted."""
+
+    def finish(self) -> str:
+        """The blob's name; from now on it is there. Raises as `write`."""
+
+    def abort(self) -> None:
+        """Forget what was written. Idempotent; nothing happens after `finish`."""
 
 
-class LocalBlobs:
-    """The folder, made on first use with access for its owner only. All calls block."""
+class Blobs(Protocol):
+    """A store of blobs, as one owner sees it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def of(self, tenant: str, life_s: float = DEFAULT_LIFE_S) -> Blobs:
+        """The same store for what is written on behalf of ``tenant``, to be kept so long."""
+
+    def writer(self, expected_bytes: int = 0) -> BlobWriter:
+        """Begin a blob. ``expected_bytes`` are counted against the limits at once. Raises
+        `QuotaExceeded`, `StoreFull`."""
 
     def put(self, parts: Iterable[bytes]) -> str:
-        """Write one blob and return its id. Raises `StoreFull` when the disk refuses."""
-        name = secrets.token_hex(16)
-        part = self.folder / f"{name}.part"
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with part.open("xb") as file:
-                for data in parts:
-                    file.write(data)
-            os.replace(part, self.folder / name)
-        except OSError as exc:
-            part.unlink(missing_ok=True)
-            raise StoreFull(f"a blob cannot be written: {exc.strerror}") from exc
-        return name
+        """Write one blob and return its name. Raises `QuotaExceeded`, `StoreFull`."""
 
     def path(self, name: str) -> Path:
-        """Where the blob lies. Raises `NotFound` for an unknown or malformed id."""
-        path = self.folder / name
-        if _ID.fullmatch(name) is None or not path.is_file():
-            raise NotFound("no such blob")
-        return path
+        """A local file with its content, to be read only, and soon. Raises `NotFound` for an
+        unknown or malformed name."""
 
     def drop(self, name: str) -> None:
         """Forget a blob. Nothing happens when it is gone already."""
-        if _ID.fullmatch(name) is not None:
-            (self.folder / name).unlink(missing_ok=True)
 
-    def sweep(self, older_than_s: float) -> int:
-        """Remove what was written longer ago, unfinished writes too; how many went."""
-        gone, limit = 0, time.time() - older_than_s
-        for path in self.folder.glob("*") if self.folder.is_dir() else ():
-            if path.is_file() and path.stat().st_mtime < limit:
-                path.unlink(missing_ok=True)
-                gone += 1
-        return gone
+    def sweep(self) -> int:
+        """Remove what is past its time, unfinished writes too; how many went."""
+
+    def usage(self) -> Usage:
+        """How much is stored, of all owners."""
+
+
+def open_blobs(place: str | Path, limits: Limits | None = None, cache: Path | None = None) -> Blobs:
+    """The store at ``place``: a folder, or an fsspec URL such as ``s3://bucket/folder``.
+
+    ``cache``: where copies of remote blobs lie; default a folder of this user's own under the
+    system's temporary one. Raises `ConfigError` for a URL that nothing here understands and
+    `MissingEngine` where its package is not installed."""
+    if "://" not in str(place):
+        return LocalBlobs(Path(place), limits or Limits())
+    from forebay.blobs.remote import RemoteBlobs, cache_folder
+
+    try:
+        return RemoteBlobs(str(place), cache or cache_folder(tempfile.gettempdir()), limits)
+    except ImportError as error:
+        raise MissingEngine(
+            f"blobs at {str(place).partition('://')[0]}:// need a package: {error}", stage="blobs"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"blobs cannot be kept at {place}: {error}") from error

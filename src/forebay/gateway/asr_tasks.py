@@ -156,7 +156,7 @@ async def _start(
         durable=True,
     )
     try:
-        sound = await set_beside(ctx.blobs, Sound(data=data, form="file"))
+        sound = await set_beside(ctx.blobs, Sound(data=data, form="file"), task.tenant)
         items: list[InputItem] = [sound, End()]
         view = await ctx.broker.submit(spec, items, gateway=ctx.gateway_id)
     except ForebayError:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from forebay.blobs import LocalBlobs
+from forebay.blobs import Blobs
 from forebay.core.events import InputItem, Sound
 from forebay.errors import TooLarge
 
@@ -17,10 +17,11 @@ FILE_BYTES = 192 * 1024
 """A file up to this travels in the stream."""
 
 
-async def set_beside(blobs: LocalBlobs | None, item: InputItem) -> InputItem:
+async def set_beside(blobs: Blobs | None, item: InputItem, tenant: str) -> InputItem:
     """``item``, its file written to ``blobs`` where it is too large for a stream.
 
-    Raises `TooLarge` where there is no such place, `StoreFull` where it is full."""
+    Raises `TooLarge` where there is no such place, `StoreFull` where it is full, and
+    `QuotaExceeded` where ``tenant`` has its share."""
     if not isinstance(item, Sound) or item.form != "file" or len(item.data) <= FILE_BYTES:
         return item
     if blobs is None:
@@ -28,11 +29,11 @@ async def set_beside(blobs: LocalBlobs | None, item: InputItem) -> InputItem:
             f"a file of {len(item.data)} bytes, expected no more than {FILE_BYTES}",
             limit_bytes=FILE_BYTES,
         )
-    name = await asyncio.to_thread(blobs.put, [item.data])
+    name = await asyncio.to_thread(blobs.of(tenant).put, [item.data])
     return msgspec.structs.replace(item, data=b"", blob=name)
 
 
-def drop_beside(blobs: LocalBlobs | None, items: Iterable[InputItem]) -> None:
+def drop_beside(blobs: Blobs | None, items: Iterable[InputItem]) -> None:
     """Forget the blobs of ``items``: their job is over, or never was."""
     for item in items:
         if blobs is not None and isinstance(item, Sound) and item.blob:

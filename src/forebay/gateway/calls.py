@@ -88,7 +88,7 @@ async def answer_call(
     try:
         spec = job_spec(scope, ctx, surface, call)
         for item in call.items:
-            items.append(await set_beside(ctx.blobs, item))
+            items.append(await set_beside(ctx.blobs, item, spec.tenant))
         view = await ctx.broker.submit(spec, items, gateway=ctx.gateway_id)
     except ForebayError as error:
         drop_beside(ctx.blobs, items)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from forebay.blobs import LocalBlobs
+from forebay.blobs import Blobs
 from forebay.broker import GatewayBroker
 from forebay.core.kinds import KINDS, Kind, Row
 from forebay.core.spec import Deadlines, JobSpec, PoolView
@@ -79,7 +79,7 @@ class GatewayContext:
     queue_limit: int = 5000
     """Jobs that may wait per pool, as the broker was told."""
     recognition: RecognitionOptions = RecognitionOptions()
-    blobs: LocalBlobs | None = None
+    blobs: Blobs | None = None
     """Where files go that are too large for a stream; None: they are refused."""
     scribe: Scribe | None = None
     """The history's writer; None: nothing is kept."""

@@ -306,7 +306,8 @@ class Hold:
         attachment = self._attachment
         if attachment is None or attachment.number is None:
             raise StateLost("no job is held")
-        items = [await set_beside(self._ctx.blobs, item) for item in effect.items]
+        blobs, tenant = self._ctx.blobs, self._tenant
+        items = [await set_beside(blobs, item, tenant) for item in effect.items]
         try:
             ack = await self._ctx.broker.append(
                 attachment.job,

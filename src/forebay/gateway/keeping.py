@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from forebay.blobs import LocalBlobs
+from forebay.blobs import Blobs
 from forebay.gateway.hub import Hub
 from forebay.gateway.scribe import Scribe
 from forebay.history import History, HistoryOptions, Recordings, sqlite_url
@@ -25,7 +25,7 @@ async def open_history(
     hub: Hub,
     options: HistoryOptions,
     data_dir: str | None,
-    blobs: LocalBlobs | None,
+    blobs: Blobs | None,
 ) -> Scribe | None:
     """The history's writer, closed by ``stack``; None without a data folder, because
     recordings and files need one. Raises `CannotBoot` when the database cannot be opened and

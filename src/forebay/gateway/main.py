@@ -52,8 +52,6 @@ from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
 __all__ = ["GatewaySpec", "SocketSpec", "main", "read_spec", "run_gateway", "write_spec"]
 
 WARN_EVERY_S = 60.0
-BLOB_LIFE_S = 24 * 3600.0
-"""Files older than this at the start belong to jobs that nobody remembers."""
 
 log = structlog.get_logger(__name__)
 
@@ -131,11 +129,11 @@ async def run_gateway(spec: GatewaySpec, *, stop: asyncio.Event | None = None) -
 
 
 def _blobs(data_dir: str | None) -> LocalBlobs | None:
-    """The folder for what is too large for a stream, without what an earlier process left."""
+    """The folder for what is too large for a stream, without what is past its time."""
     if data_dir is None:
         return None
     blobs = LocalBlobs(Path(data_dir).absolute() / FOLDER)
-    blobs.sweep(BLOB_LIFE_S)
+    blobs.sweep()
     return blobs
 
 

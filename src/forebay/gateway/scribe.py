@@ -15,7 +15,7 @@ from types import TracebackType
 
 import structlog
 
-from forebay.blobs import LocalBlobs
+from forebay.blobs import Blobs
 from forebay.broker import GatewayBroker, GatewayPush, OutputPush
 from forebay.core.events import Ended, InputItem, Sound
 from forebay.core.spec import JobView
@@ -29,8 +29,6 @@ __all__ = ["Scribe"]
 
 SWEEP_S = 2.0
 EXPIRE_EVERY_S = 3600.0
-BLOB_LIFE_S = 24 * 3600.0
-"""Files of failed jobs stay so long, so that they can be tried again."""
 STATUS = {"completed": "done", "cancelled": "cancelled"}
 
 log = structlog.get_logger(__name__)
@@ -64,7 +62,7 @@ class Scribe:
         recordings: Recordings,
         options: HistoryOptions,
         wall: Callable[[], datetime] = _now,
-        blobs: LocalBlobs | None = None,
+        blobs: Blobs | None = None,
     ) -> None:
         self._blobs = blobs
         self.history = history
@@ -288,7 +286,7 @@ class Scribe:
 
     async def _expire(self) -> None:
         if self._blobs is not None:
-            await asyncio.to_thread(self._blobs.sweep, BLOB_LIFE_S)
+            await asyncio.to_thread(self._blobs.sweep)
         if self.options.keep_days is not None:
             paths = await self.history.expire(self.options.keep_days, self.wall())
             await self.tape.remove(paths)

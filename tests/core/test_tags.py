@@ -75,6 +75,12 @@ def test_code_is_verbatim_until_its_own_end() -> None:
     ]
 
 
+def test_the_end_of_code_is_found_wherever_it_is_cut() -> None:
+    text = "<add-code>x <- 1</add-code>y"
+    assert parsed(*text) == parsed(text)
+    assert parsed(text)[-1] == TagText("y")
+
+
 def test_an_outer_end_ends_what_is_open_inside_and_a_stray_end_is_markup() -> None:
     assert parsed("<answer><add-text>x</answer>y</add-text>z") == [
         OpenTag("answer"),
@@ -117,6 +123,12 @@ def test_how_text_is_cut_into_pieces_changes_nothing(bits: list[str], cuts: list
     at = sorted({0, len(text), *(c for c in cuts if c < len(text))})
     parts = [text[a:b] for a, b in zip(at, at[1:], strict=False)]
     assert parsed(*parts) == parsed(text)
+
+
+@given(st.lists(_bits, max_size=25))
+def test_letter_by_letter_is_the_same_as_at_once(bits: list[str]) -> None:
+    text = "".join(bits)
+    assert parsed(*text) == parsed(text)
 
 
 @given(st.text(alphabet="<>/ab -\n", max_size=60))

@@ -107,6 +107,8 @@ class TagParser:
     def _tag(self, text: str) -> tuple[int, Piece | None]:
         """How many characters of ``text`` (which begins with ``<``) are decided, and the tag
         they are, None if they are text. 0: not known yet."""
+        if text == "<":
+            return (0, None) if self._known else (1, None)
         closing = text.startswith("</")
         begin = 2 if closing else 1
         name = _name(text, begin)

@@ -35,7 +35,12 @@ from forebay.broker.local_base import Settings
 from forebay.errors import CannotBoot, ConfigError, ForebayError
 from forebay.gateway.app import GatewayApp
 from forebay.gateway.auth import Auth, refuse_open_bind
-from forebay.gateway.context import ChatOptions, GatewayContext, RecognitionOptions
+from forebay.gateway.context import (
+    ChatOptions,
+    GatewayContext,
+    OperationOptions,
+    RecognitionOptions,
+)
 from forebay.gateway.costs import process_costs
 from forebay.gateway.endpoints import routes
 from forebay.gateway.gate import raise_fd_limit
@@ -85,6 +90,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     model_aliases: dict[str, str] = msgspec.field(default_factory=lambda: dict(MODEL_ALIASES))
     recognition: RecognitionOptions = RecognitionOptions()
     history: HistoryOptions = HistoryOptions()
+    operations: OperationOptions = OperationOptions()
     log_level: str = "info"
     log_format: str = "auto"
     stock_protocols: bool = False
@@ -211,6 +217,7 @@ class _Gateway:
         app = GatewayApp(ctx, routes())
         server = GatewayServer(app, options, metrics, stock=spec.stock_protocols)
         stack.push_async_callback(server.close)
+            operations=spec.operations,
         server.gate.limit = raise_fd_limit(options)
         await server.start(sockets)
         ctx.ports = server.ports

@@ -40,7 +40,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-ErrorFace = Literal["openai", "error", "detail"]
+ErrorFace = Literal["openai", "error", "detail", "message"]
 """``openai``: an object under ``error``; otherwise one text under that name."""
 
 JSON_TYPE = b"application/json"

@@ -1,0 +1,58 @@
+"""Settings of streamed text: `/send_operation`, and what stands between us and model servers.
+Part of `config.table`."""
+
+from __future__ import annotations
+
+from forebay.config import declare
+
+__all__ = [
+    "CONCURRENCY",
+    "FLUSH_CAP",
+    "FLUSH_INTERVAL_MS",
+    "FLUSH_ITEMS",
+    "HEARTBEAT_S",
+    "NOTEBOOK_PORT",
+]
+
+FLUSH_INTERVAL_MS = declare.number(
+    "operations.flush_interval_ms",
+    0,
+    "`/send_operation`: least time between two lines of text; 0 sends every piece at once. The "
+    "original's rule is 50 with `flush_items` 15 and `flush_cap` 20.",
+    unit="ms",
+    low=0,
+    high=10_000,
+)
+FLUSH_ITEMS = declare.whole(
+    "operations.flush_items",
+    15,
+    "Pieces of text that end the wait sooner, where `flush_interval_ms` is above 0.",
+    low=1,
+    high=100_000,
+)
+FLUSH_CAP = declare.whole(
+    "operations.flush_cap",
+    20,
+    "Pieces that wait at most; more are sent, never dropped.",
+    low=1,
+    high=100_000,
+)
+HEARTBEAT_S = declare.number(
+    "operations.heartbeat_s",
+    15,
+    "Silence after which `/send_operation` sends a blank line, which its clients pass over; 0 "
+    "never.",
+    unit="s",
+    low=0,
+    high=3600,
+)
+CONCURRENCY = declare.whole(
+    "operations.concurrency",
+    1000,
+    "Operations under way at once; past it 503.",
+    low=1,
+    high=1_000_000,
+)
+NOTEBOOK_PORT = declare.whole(
+    "compat.notebook_port", 18600, "Port of the notebook backend.", low=0, high=65535
+)

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from forebay.config import Config, Setting, table
+from forebay.config import Config, Setting, table, table_images
 from forebay.core.kinds import Kind
 from forebay.engines import REGISTRY, names, weights
 from forebay.engines.options import Option
 from forebay.errors import ConfigError
 
 __all__ = [
+    "MEMORY",
     "SERVED",
     "EngineChoice",
     "EngineState",
@@ -32,7 +33,7 @@ __all__ = [
     "with_defaults",
 ]
 
-SERVED = (Kind.TEXT, Kind.SPEECH, Kind.RECOGNITION)
+SERVED = (Kind.TEXT, Kind.SPEECH, Kind.RECOGNITION, Kind.IMAGE)
 """The kinds this build has engines and dialects for."""
 
 DEFAULT_MODELS = {
@@ -50,8 +51,17 @@ _ENGINES: dict[Kind, Setting[list[str]]] = {
     Kind.TEXT: table.TEXT_ENGINES,
     Kind.SPEECH: table.SPEECH_ENGINES,
     Kind.RECOGNITION: table.RECOGNITION_ENGINES,
+    Kind.IMAGE: table_images.IMAGE_ENGINES,
 }
-_DEFAULTS = {Kind.TEXT: "llama", Kind.SPEECH: "voices", Kind.RECOGNITION: "listener"}
+MEMORY: dict[Kind, Setting[int]] = {Kind.IMAGE: table_images.IMAGE_MEMORY_MIB}
+"""Address space of a worker, for the kinds whose input decides how much they need."""
+
+_DEFAULTS = {
+    Kind.TEXT: "llama",
+    Kind.SPEECH: "voices",
+    Kind.RECOGNITION: "listener",
+    Kind.IMAGE: "waifu2x",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "BadAudio",
+    "BadImage",
     "BadRequest",
     "CannotBoot",
     "ConfigError",
@@ -146,6 +147,13 @@ class BadAudio(BadRequest):
     """Broken, endless, empty of sound, or of an impossible rate or channel count."""
 
     code = "bad_audio"
+    http_status = 422
+
+
+class BadImage(BadRequest):
+    """Bytes that are no picture of the type they are said to be, or a damaged one."""
+
+    code = "bad_image"
     http_status = 422
 
 

@@ -7,6 +7,7 @@ systems with kqueue).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -22,6 +23,7 @@ __all__ = [
     "available_bytes",
     "describe_exit",
     "die_with_parent",
+    "limit_memory",
     "oom_kills",
 ]
 
@@ -74,6 +76,20 @@ def oom_kills() -> int:
             continue
         return int(facts.get("oom_kill", 0))
     return 0
+
+
+def limit_memory(mib: int) -> None:
+    """This process may have so much address space from now on; what needs more gets a
+    `MemoryError` instead of the kernel's killer. 0, or a system without the limit: nothing."""
+    try:
+        import resource
+    except ImportError:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = mib << 20
+    if wanted and (hard == resource.RLIM_INFINITY or wanted < hard):
+        with contextlib.suppress(ValueError, OSError):  # macOS knows the name and refuses it
+            resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
 
 
 def available_bytes() -> int:

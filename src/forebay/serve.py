@@ -24,8 +24,8 @@ import msgspec
 from forebay.blobs import FOLDER
 from forebay.broker.local import default_store_bytes
 from forebay.broker.local_base import Settings as BrokerSettings
-from forebay.choice import ENGINES, MEMORY, EngineChoice, choose, models_dir
-from forebay.config import Config, Setting, rows, table, table_recognition, table_text
+from forebay.choice import MEMORY, EngineChoice, choose, models_dir
+from forebay.config import Config, Setting, rows, table, table_images, table_recognition
 from forebay.core.admission import JobLimits
 from forebay.core.kinds import KINDS, Kind, Row
 from forebay.errors import CannotBoot, ConfigError
@@ -38,8 +38,6 @@ from forebay.gateway.personality import MAIN, PERSONALITIES, Personality, person
 from forebay.screen import Facts
 from forebay.serve_history import history_options, recognition_options
 from forebay.supervisor import ProcessSpec
-from forebay.serve_store import PRIVATE, Store, is_shared, masked, open_store
-from forebay.serve_text import operation_options
 
 __all__ = ["Plan", "chat_options", "compose", "gateway_options", "raise_open_files"]
 
@@ -61,6 +59,7 @@ WORKERS = {
     Kind.TEXT: table.TEXT_WORKERS,
     Kind.SPEECH: table.SPEECH_WORKERS,
     Kind.RECOGNITION: table.RECOGNITION_WORKERS,
+    Kind.IMAGE: table_images.IMAGE_WORKERS,
 }
 
 
@@ -225,7 +224,6 @@ def _bind_all(
     for known, host, port, must in wanted:
         try:
             sock = bind(host, port, sndbuf_bytes=options.sndbuf_bytes)
-        "notebook": (host, config[table_text.NOTEBOOK_PORT]),
         except PortTaken as exc:
             if must:
                 raise
@@ -345,12 +343,11 @@ def _workers(config: Config, able: list[EngineChoice], places: _Places) -> Itera
         ]  # fmt: skip
         if choice.pool:
             argv += ["--model", choice.pool.partition("/")[2]]
-        operations=operation_options(config),
         if altered[choice.kind] != KINDS[choice.kind]:
             argv += ["--row-file", str(_row_file(altered[choice.kind], places.run))]
         count = config[WORKERS[choice.kind]]
         names = [f"{group}-{n}" for n in range(1, count + 1)]
-        env = _log_env(config)
+        env = _worker_env(config, choice)
         for name in names:
             yield ProcessSpec(name=name, argv=argv, role="worker", group=group, env=env)
         if names and config[table.SPARES] != "never":
@@ -369,6 +366,12 @@ def _log_env(config: Config) -> dict[str, str]:
         table.LOG_LEVEL.env: config[table.LOG_LEVEL],
         table.LOG_FORMAT.env: config[table.LOG_FORMAT],
     }
+
+
+def _worker_env(config: Config, choice: EngineChoice) -> dict[str, str]:
+    """What a worker reads for itself."""
+    memory = MEMORY.get(choice.kind)
+    return _log_env(config) | ({memory.env: memory.show(config[memory])} if memory else {})
 
 
 def _secret_files(choice: EngineChoice, run_dir: Path, index: int) -> dict[str, str]:

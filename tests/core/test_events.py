@@ -14,8 +14,10 @@ from forebay.core.events import (
     Picture,
     Progress,
     Result,
+    Sound,
     TextDelta,
     Tile,
+    blobs_of,
     faded,
     marks,
     size_of,
@@ -55,3 +57,12 @@ def test_what_a_newer_event_replaces_keeps_its_number_only() -> None:
     line = Display(what="stream", data={"text/plain": "10 %"}, size=9)
     assert faded(line) == Display(what="", size=9)
     assert faded(TextDelta(text="a")) == TextDelta(text="a")
+
+
+def test_what_lies_beside_a_stream_is_named_by_its_items() -> None:
+    assert blobs_of(TILE) == ("b" * 32,)
+    assert blobs_of(Sound(form="file", blob="a" * 32)) == ("a" * 32,)
+    assert blobs_of(Cell(code="print(1)")) == ()
+    plots = Display(what="display", blobs={"image/png": "c" * 32, "text/html": "d" * 32})
+    assert blobs_of(plots) == ("c" * 32, "d" * 32)
+    assert blobs_of(TextDelta(text="a")) == ()

@@ -36,11 +36,10 @@ from forebay.broker.local_core import Core
 from forebay.broker.local_intake import Intake
 from forebay.broker.local_restore import restore
 from forebay.broker.local_rooms import LocalRooms
-from forebay.broker.local_rooms import LocalRooms
 from forebay.broker.local_state import Entry, PipeRecord
 from forebay.broker.local_workers import WorkerSide
 from forebay.broker.timers import CallLater, loop_call_later
-from forebay.core.events import Consumed, Ended, InputItem, OutputEvent
+from forebay.core.events import Consumed, Ended, InputItem, OutputEvent, blobs_of
 from forebay.core.job import remaining_input
 from forebay.core.spec import (
     JobSpec,
@@ -102,7 +101,6 @@ class LocalBroker:
         self._closed = False
         if journal is not None:
             restore(core, journal)
-        self.rooms = LocalRooms(core, core.settings.rooms)
         self.rooms = LocalRooms(core, core.settings.rooms)
 
     # ------------------------------------------------------------ for the gateway
@@ -307,6 +305,9 @@ class LocalBroker:
         again = msgspec.structs.replace(spec, id=self._core.ids(), name="")
         view = await self.submit(again, items)
         self._core.dead.pop(job, None)
+        failed = self._core.entries.get(job)
+        if failed is not None:  # its input's blobs are the new job's now
+            failed.blobs.difference_update(*map(blobs_of, items))
         return view
 
     def pools(self) -> list[PoolView]:

@@ -8,7 +8,7 @@ date (durable jobs: the journal before anything else), then pushes; matching com
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -64,12 +64,14 @@ class Base(ABC):
         ids: Callable[[], str],
         jitter: Callable[[], float],
         journal: Journal | None,
+        drop_blobs: Callable[[Iterable[str]], None] = lambda names: None,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.ids = ids
         self.jitter = jitter
         self.journal = journal
+        self.drop_blobs = drop_blobs
         self.timers = Timers(clock, call_later, pause_s=PAUSE_S, on_pause=self._on_pause)
         self.beats = Beats()
         self.entries: dict[str, Entry] = {}

@@ -159,6 +159,8 @@ class Core(Dispatch):
         self.input_moved(entry)
         if ended.code == "poison":
             self._bury_dead(entry)
+        if job.phase is Phase.CANCELLED:
+            self._drop_blobs_of(entry)
         self.timers.at(job.ended_s + job.row.after_end_s, lambda: self.forget(entry))
         log.debug("job.ended", job=entry.id, state=ended.state, code=ended.code)
         self._end_pipes(entry, cancel=ended.state == "cancelled")
@@ -179,9 +181,16 @@ class Core(Dispatch):
         while len(self.dead) > MAX_DEAD:
             del self.dead[next(iter(self.dead))]
 
+    def _drop_blobs_of(self, entry: Entry) -> None:
+        names, entry.blobs = entry.blobs, set()
+        if names:
+            self.drop_blobs(names)
+
     def forget(self, entry: Entry) -> None:
         """The window after the end has passed."""
         self.entries.pop(entry.id, None)
+        if entry.id not in self.dead:  # that one may be tried again
+            self._drop_blobs_of(entry)
         spec = entry.job.spec
         key = (spec.tenant, spec.dialect, spec.name)
         if self.names.get(key) == entry.id:

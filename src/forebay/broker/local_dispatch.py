@@ -156,6 +156,7 @@ class Dispatch(Base):
                     consumed=Consumed() if entry.keeps_input else job.consumed,
                     input=first,
                     text=entry.text_so_far(),
+                    tiles=entry.tiles(),
                     exclusive=exclusive(job),
                     delivered=entry.media_delivered(),
                     attached=entry.attached,

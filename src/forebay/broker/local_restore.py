@@ -7,7 +7,7 @@ import structlog
 from forebay.broker.journal import Journal, Saved
 from forebay.broker.local_core import Core
 from forebay.broker.local_state import Entry, PipeRecord
-from forebay.core.events import Ended
+from forebay.core.events import Ended, blobs_of
 from forebay.core.job import Job, Phase
 from forebay.core.stream import IdentityFence, InputFence, StreamLog
 from forebay.errors import Fenced
@@ -44,6 +44,7 @@ def _restore_job(core: Core, journal: Journal, saved: Saved) -> None:
         left_s -= max(0.0, wall - saved.ended)
         if left_s <= 0:
             journal.forget(saved.spec.id)
+            core.drop_blobs({b for i in [*saved.input, *saved.output] for b in blobs_of(i)})
             return
     pool.expected_until_s = now + core.settings.expect_s
     entry = _entry(core, saved, now - max(0.0, wall - saved.created))

@@ -26,8 +26,10 @@ from forebay.core.events import (
     Sound,
     Text,
     TextDelta,
+    Tile,
     ToolCalls,
     Usage,
+    blobs_of,
     marks,
 )
 from forebay.core.fairness import FairQueue, Ticket
@@ -266,6 +268,7 @@ class Entry:
     pipes: list[PipeRecord] = field(default_factory=list)  # those that feed this job
     feeds: list[PipeRecord] = field(default_factory=list)  # those that it feeds
     accounted_bytes: int = 0
+    blobs: set[str] = field(default_factory=set)  # named by its input and output
 
     @property
     def id(self) -> str:
@@ -314,6 +317,7 @@ class Entry:
     def note_input(self, items: list[InputItem]) -> None:
         """Bring the record up to what the input stream now holds."""
         job = self.job
+        self.blobs.update(*map(blobs_of, items))
         job.input_head = self.inp.head
         job.input_ended = self.inp.ended
         for item in items:
@@ -333,6 +337,7 @@ class Entry:
 
     def note_output(self, events: list[OutputEvent]) -> None:
         """Remember what decides how an answer recovers, and what was said."""
+        self.blobs.update(*map(blobs_of, events))
         for event in events:
             if isinstance(event, ToolCalls):
                 self.job.tools = True
@@ -348,6 +353,12 @@ class Entry:
         if self.job.row.recovery is not Recovery.CONTINUE or self.out.first != 1:
             return ""
         return "".join(e.text for e in self.out.after(0) if isinstance(e, TextDelta))
+
+    def tiles(self) -> list[Tile]:
+        """The committed tiles of a picture: a new attempt leaves them out."""
+        if not self.out.marks.get("tiles"):
+            return []
+        return [e for e in self.out.after(self.out.first - 1) if isinstance(e, Tile)]
 
     def media_delivered(self) -> int:
         counts = self.delivered_marks

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from forebay import telemetry
-from forebay.choice import kind_of, models_dir, parse_engine, with_defaults
+from forebay.choice import MEMORY, kind_of, models_dir, parse_engine, with_defaults
 from forebay.commands.common import settled
 from forebay.config import rows, table
 from forebay.core.kinds import Row
 from forebay.errors import ConfigError
+from forebay.process import limit_memory
 
 __all__ = ["run", "run_loop"]
 
@@ -53,6 +54,8 @@ def run(
     served = kind_of(kind)
     name, options = parse_engine(served, engine)
     row = _read_row(row_file) if row_file else rows(config)[served]
+    if served in MEMORY and options.get("device", "cpu") == "cpu":
+        limit_memory(config[MEMORY[served]])  # a GPU's driver maps more than it uses
     return run_loop(
         run_worker(
             broker_url=broker,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forebay.config import declare, table_recognition, table_text
+from forebay.config import declare, table_images, table_recognition
 from forebay.config.declare import aliases
 from forebay.config.setting import Alias, Setting
 from forebay.core.admission import JobLimits
@@ -33,7 +33,7 @@ SECTIONS = {
     "llama": "The local language model (engine `llama`).",
     "speech": "Voices: which engine serves, windows and pacing.",
     "recognition": "Speech to text: which engine serves, and the limits of its paths.",
-    "operations": "`/send_operation`: language for notebook front ends.",
+    "image": "Pictures: which engine serves, and what its workers may use.",
     "history": "Finished recognition sessions, tasks and recordings.",
     "chat": "`/chat`: a language model's answer, spoken while it is written.",
     "compat": "Ports that clients of the original systems hard-code.",
@@ -575,7 +575,7 @@ CHAT_API_KEY = declare.maybe_text(
     aliases=aliases("ORCH_API_KEY"),
 )
 
-PARTS = (table_recognition, table_text)
+PARTS = (table_recognition, table_images,)
 """Modules that declare a part of this table."""
 
 SETTINGS: tuple[Setting[Any], ...] = tuple(declare.declared)

@@ -16,6 +16,7 @@ At most 25 types. If a 26th seems needed, the unification leaks: redesign.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -48,6 +49,7 @@ __all__ = [
     "Tile",
     "ToolCalls",
     "Usage",
+    "blobs_of",
     "faded",
     "marks",
     "size_of",
@@ -408,6 +410,18 @@ def faded(event: OutputEvent) -> OutputEvent:
             return msgspec.structs.replace(event, what="", data={})
         case _:
             return event
+
+
+def blobs_of(item: Any) -> Sequence[str]:
+    """The blobs that ``item`` names: they are needed as long as its job is remembered."""
+    if type(item) not in _NAMES_BLOBS:
+        return ()
+    if isinstance(item, Display):
+        return tuple(item.blobs.values())
+    return (item.blob,) if item.blob else ()
+
+
+_NAMES_BLOBS = frozenset({Sound, Picture, Cell, FileOp, Tile, Result, Display})
 
 
 def trim_text(event: TextDelta, have: int) -> TextDelta:

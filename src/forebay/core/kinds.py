@@ -85,6 +85,7 @@ class Row:
     replaceable: str = ""  # tag of the events that a newer one of the same tag replaces
     span_s: float | None = None  # most media that one step is given
     final_after_s: float | None = None  # media without a final after which one is forced
+    handler: str = ""  # module of `worker` that stands between a job's streams and its engine
     behind_bytes: int | None = None  # unheard input with which a session has to catch up first
 
     @property
@@ -189,6 +190,7 @@ KINDS: dict[Kind, Row] = {
             queue_s=24 * 3600,
             park_after_s=None,
             replaceable="progress",
+            handler="picture",
         ),
         Row(
             kind=Kind.KERNEL,

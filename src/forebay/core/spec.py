@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from forebay.core.events import Consumed, InputItem
+from forebay.core.events import Consumed, InputItem, Tile
 from forebay.core.kinds import Kind
 
 __all__ = [
@@ -76,7 +76,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     (ordinals per event tag) and ``marks`` (cumulative counters) say where stamping goes on.
     ``consumed`` and ``input`` say what to do: the items after ``consumed.offset``, of which
     what lies below ``consumed.fine`` is done. ``text`` is the committed output of a text job,
-    for recovery by `continue`. ``exclusive``: step nothing else while stepping this one.
+    for recovery by `continue`; ``tiles``: the committed tiles of a picture, which a new attempt
+    does not make again. ``exclusive``: step nothing else while stepping this one.
     ``delivered``: cumulative media samples the furthest reader has been sent; ``attached``:
     whether anyone reads now. ``run_left_s``: model time left before the run deadline.
     """
@@ -89,6 +90,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     consumed: Consumed = Consumed()
     input: list[InputItem] = []
     text: str = ""
+    tiles: list[Tile] = []
     exclusive: bool = False
     delivered: int = 0
     attached: bool = True

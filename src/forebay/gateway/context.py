@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -22,11 +21,7 @@ from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.scribe import Scribe
 
-__all__ = ["ChatOptions", "GatewayContext", "OperationOptions", "RecognitionOptions"]
-
-
-LEAVE_SPREAD_MS = 2000
-"""Clients of a gateway that leaves come back within so long, one a millisecond."""
+__all__ = ["ChatOptions", "GatewayContext", "RecognitionOptions"]
 
 
 def _new_id() -> str:
@@ -60,20 +55,6 @@ class RecognitionOptions:
 
 
 @dataclass(slots=True, kw_only=True)
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperationOptions:
-    """Manners of `/send_operation`. ``flush_interval_ms`` 0: text leaves at once; otherwise
-    the older rule, with ``flush_items`` pieces and never more than ``flush_cap`` waiting.
-    ``heartbeat_s``: silence after which a blank line is sent; 0: never. ``concurrency``:
-    operations under way at once."""
-
-    flush_interval_ms: float = 0.0
-    flush_items: int = 15
-    flush_cap: int = 20
-    heartbeat_s: float = 15.0
-    concurrency: int = 1000
-
-
 class GatewayContext:
     """The broker, the hub and the numbers of one gateway process."""
 
@@ -99,9 +80,6 @@ class GatewayContext:
     """Jobs that may wait per pool, as the broker was told."""
     recognition: RecognitionOptions = RecognitionOptions()
     blobs: Blobs | None = None
-    operations: OperationOptions = OperationOptions()
-    under_way: Counter[str] = field(default_factory=Counter)
-    """Requests of the kinds whose number is limited, by the kind's name."""
     """Where files go that are too large for a stream; None: they are refused."""
     scribe: Scribe | None = None
     """The history's writer; None: nothing is kept."""

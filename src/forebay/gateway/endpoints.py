@@ -19,7 +19,6 @@ from forebay.gateway.http import ROUTES as OPENAI_ROUTES
 from forebay.gateway.http import health as model_health
 from forebay.gateway.job_events import ROUTES as JOB_EVENT_ROUTES
 from forebay.gateway.listening import ROUTES as LISTENING_ROUTES
-from forebay.gateway.operations import ROUTES as OPERATION_ROUTES
 from forebay.gateway.responses import Receive, Scope, Send
 from forebay.gateway.routes import Handler, Route
 
@@ -88,7 +87,6 @@ def routes() -> list[Route]:
         *CAPACITY_ROUTES,
         *JOB_EVENT_ROUTES,
         *LISTENING_ROUTES,
-        *OPERATION_ROUTES,
         *_recognition(),
         *_voice(),
     ]

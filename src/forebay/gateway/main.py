@@ -35,13 +35,9 @@ from forebay.broker.local_base import Settings
 from forebay.errors import CannotBoot, ConfigError, ForebayError
 from forebay.gateway.app import GatewayApp
 from forebay.gateway.auth import Auth, refuse_open_bind
-from forebay.gateway.context import (
-    ChatOptions,
-    GatewayContext,
-    OperationOptions,
-    RecognitionOptions,
-)
+from forebay.gateway.context import ChatOptions, GatewayContext, RecognitionOptions
 from forebay.gateway.costs import process_costs
+from forebay.gateway.dropping import Dropper
 from forebay.gateway.endpoints import routes
 from forebay.gateway.gate import raise_fd_limit
 from forebay.gateway.hub import Hub
@@ -90,7 +86,6 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     model_aliases: dict[str, str] = msgspec.field(default_factory=lambda: dict(MODEL_ALIASES))
     recognition: RecognitionOptions = RecognitionOptions()
     history: HistoryOptions = HistoryOptions()
-    operations: OperationOptions = OperationOptions()
     log_level: str = "info"
     log_format: str = "auto"
     stock_protocols: bool = False
@@ -188,12 +183,12 @@ class _Gateway:
         refuse_open_bind(addresses, options)
         auth = Auth(options)
         metrics = GatewayMetrics()
-        broker = await _broker(spec, stack)
+        blobs = await asyncio.to_thread(_blobs, spec.data_dir)
+        broker = await _broker(spec, stack, blobs)
         gateway_id = spec.gateway_id or f"g-{secrets.token_hex(4)}"
         hub = await stack.enter_async_context(Hub(broker, gateway_id, time.monotonic))
         await adopt(hub)  # what the journal brought back flows on
         hub.on_freed(lambda push: metrics.slot_freed(push.pool.partition("/")[0], push.after_s))
-        blobs = await asyncio.to_thread(_blobs, spec.data_dir)
         ctx = GatewayContext(
             broker=broker,
             hub=hub,
@@ -217,7 +212,6 @@ class _Gateway:
         app = GatewayApp(ctx, routes())
         server = GatewayServer(app, options, metrics, stock=spec.stock_protocols)
         stack.push_async_callback(server.close)
-            operations=spec.operations,
         server.gate.limit = raise_fd_limit(options)
         await server.start(sockets)
         ctx.ports = server.ports
@@ -297,12 +291,21 @@ def _inherited(spec: GatewaySpec, stack: AsyncExitStack) -> list[tuple[socket.so
     return found
 
 
-async def _broker(spec: GatewaySpec, stack: AsyncExitStack) -> LocalBroker:
+async def _broker(
+    spec: GatewaySpec, stack: AsyncExitStack, blobs: LocalBlobs | None
+) -> LocalBroker:
     journal = None
+    dropper = Dropper(blobs) if blobs is not None else None
+    if dropper is not None:
+        stack.push_async_callback(dropper.close)
     if spec.data_dir is not None:
         journal = Journal(Path(spec.data_dir))
         stack.callback(journal.close)
-    broker = LocalBroker(spec.broker, journal=journal)
+    broker = LocalBroker(
+        spec.broker,
+        journal=journal,
+        drop_blobs=dropper.drop if dropper is not None else lambda names: None,
+    )
     stack.push_async_callback(broker.close)
     broker.expect(spec.expected)
     link = await serve_link(spec.link_path, broker)

@@ -66,7 +66,8 @@ class _Items:
     """Whole items (`Cut.WHOLE`), one a step."""
 
     def __init__(self, row: Row, start: Consumed) -> None:
-        self._left = row.input_items  # steps until the job is over; None: until `End`
+        # Steps until the job is over; None: until `End`. An attempt may begin when all are done.
+        self._left = None if row.input_items is None else max(0, row.input_items - start.offset)
         self._queue: deque[InputItem] = deque()
         self._position = start
         self._ended = False

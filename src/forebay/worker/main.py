@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import psutil
 import structlog
 
 from forebay import __version__, engines
-from forebay.blobs import LocalBlobs
+from forebay.blobs import Blobs, LocalBlobs
 from forebay.broker import WorkerBroker
 from forebay.broker.link_client import LinkClient, path_of
 from forebay.core.kinds import KINDS, Cut, Kind, Row
@@ -29,6 +29,7 @@ from forebay.core.spec import LoadStage, WorkerInfo
 from forebay.engines import Engine, EngineInfo
 from forebay.errors import CannotBoot, ForebayError
 from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
+from forebay.worker.handler import load_handler
 from forebay.worker.heartbeat import Heartbeat
 from forebay.worker.runner import Runner
 from forebay.worker.steps import StepsTable
@@ -84,7 +85,7 @@ async def run_worker(
         model=model,
         worker=worker,
         steps=steps,
-        find_blob=LocalBlobs(blobs_dir).path if blobs_dir is not None else None,
+        blobs=LocalBlobs(blobs_dir) if blobs_dir is not None else None,
     )
     try:
         return await _Worker(boot, row or KINDS[Kind(kind)], slots, standby, supervised).run(
@@ -114,7 +115,7 @@ class _Boot:
         model: str | None,
         worker: str,
         steps: StepsTable | None,
-        find_blob: Callable[[str], Path] | None,
+        blobs: Blobs | None,
     ) -> None:
         self.broker = broker
         self.kind = kind
@@ -123,7 +124,7 @@ class _Boot:
         self.model = model
         self.worker = worker
         self.steps = steps
-        self.find_blob = find_blob
+        self.blobs = blobs
         self._began = time.monotonic()
         self._thread = threading.get_ident()
         self._loop = asyncio.get_running_loop()
@@ -253,7 +254,8 @@ class _Worker:
                 worker,
                 self._row,
                 steps=boot.steps,
-                find_blob=boot.find_blob,
+                find_blob=boot.blobs.path if boot.blobs is not None else None,
+                blobs=boot.blobs,
             )
             boot.ready(worker)
             await self._runner.run()
@@ -270,6 +272,7 @@ class _Worker:
         module = {Cut.SEGMENTS: "speech", Cut.SPAN: "listen"}.get(self._row.cut)
         if module is not None:
             importlib.import_module(f"forebay.worker.{module}")  # not during the first sentence
+        load_handler(self._row)
         try:
             return await self._boot.load()
         except ForebayError:

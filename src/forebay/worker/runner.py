@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from forebay.blobs import Blobs
 from forebay.broker import (
     Assign,
     CancelJob,
@@ -54,7 +55,8 @@ class Runner:
     """Works on leases until it has drained. Make it in the loop it runs in.
 
     ``steps``: the table that the supervisor reads after a crash, where there is one.
-    ``find_blob``: where a blob of the input lies; None if no folder is shared.
+    ``find_blob``: where a blob of the input lies; None if no folder is shared. ``blobs``: the
+    shared folder itself, for kinds whose output is too large for a stream.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Runner:
         *,
         steps: StepsTable | None = None,
         find_blob: Callable[[str], Path] | None = None,
+        blobs: Blobs | None = None,
     ) -> None:
         self.broker = broker
         self.engine = engine
@@ -75,6 +78,7 @@ class Runner:
         self._info = info
         self._row = row
         self._find_blob = find_blob
+        self._blobs = blobs
         self._loop = asyncio.get_running_loop()
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: dict[tuple[str, int], Session] = {}
@@ -172,7 +176,8 @@ class Runner:
         for old in [s for s in self._sessions.values() if s.job == lease.spec.id]:
             self._leave(old, Fate.FENCED)
         try:
-            session = Session(lease, self._row, self._info, self._loop.time(), self._find_blob)
+            now = self._loop.time()
+            session = Session(lease, self._row, self._info, now, self._find_blob, self._blobs)
         except (ForebayError, ValueError, TypeError) as exc:
             self._reject(lease, exc)
             return
@@ -419,8 +424,7 @@ class Runner:
     def _forget(self, session: Session) -> None:
         if session.fate is Fate.ENDING:
             return  # it waits for byte credit, then comes here again
-        if session.ear is not None:
-            session.ear.close()
+        session.close()
         self._sessions.pop((session.job, session.attempt), None)
         if session.fate is not Fate.ENDED:
             self.broker.park(session.job, session.attempt)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
+from forebay.blobs import Blobs
 from forebay.core.events import Ended, InputItem
 from forebay.core.flush import Lead
 from forebay.core.kinds import Cut, Row
@@ -19,6 +20,7 @@ from forebay.core.stream import Stamper
 from forebay.engines import EngineInfo, Resume
 from forebay.errors import ProtocolError
 from forebay.worker.cut import Cutter, Work, make_cutter
+from forebay.worker.handler import Handler, make_handler
 
 if TYPE_CHECKING:
     from forebay.worker.listen import Ear, FindBlob
@@ -80,6 +82,7 @@ class Session:
         info: EngineInfo,
         now: float,
         find_blob: FindBlob | None = None,
+        blobs: Blobs | None = None,
     ) -> None:
         spec = lease.spec
         self.lease = lease
@@ -88,6 +91,7 @@ class Session:
         self.key = f"{spec.id}/{lease.attempt}"
         self.ear = _ear(row, lease, find_blob)
         self.cutter: Cutter = self.ear if self.ear is not None else make_cutter(row, lease)
+        self.handler: Handler | None = make_handler(row, lease, info, blobs)
         self.told = lease.consumed  # the position in the newest commit
         self.replaceable = row.replaceable
         self.stamper = Stamper(lease.last_offset, lease.counts, lease.marks)
@@ -115,6 +119,8 @@ class Session:
     @property
     def details(self) -> dict[str, Any]:
         """What its terminal event tells when it completes."""
+        if self.handler is not None:
+            return self.handler.details()
         return {} if self.ear is None else self.ear.details()
 
     def _speech_out(self, row: Row, info: EngineInfo) -> SpeechOut | None:
@@ -150,18 +156,25 @@ class Session:
     @property
     def resume(self) -> Resume:
         lease = self.lease
-        return Resume(
+        resume = Resume(
             attempt=lease.attempt,
             text=lease.text,
             tokens=lease.marks.get("tokens", 0),
             fine=lease.consumed.fine,
         )
+        return resume if self.handler is None else self.handler.resume(resume)
 
     @property
     def may_lead(self) -> bool:
         """Whether the reader is near enough for another step."""
         produced = self.stamper.marks.get("samples", 0)
         return self.lead.may_run(produced, self.delivered, attached=self.attached)
+
+    def close(self) -> None:
+        """Let go of what is open beside the engine's own session."""
+        for part in (self.ear, self.handler):
+            if part is not None:
+                part.close()
 
     def disarm(self) -> None:
         if self.timer is not None:

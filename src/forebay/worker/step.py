@@ -70,6 +70,9 @@ async def _open(runner: Runner, session: Session) -> None:
 async def _consume(runner: Runner, session: Session) -> None:
     work = session.work
     assert work is not None
+    if session.handler is not None:
+        await session.handler.step(runner, session, work)
+        return
     if session.ear is not None:
         await _listen(runner, session, session.ear)
         return

@@ -17,6 +17,7 @@ At most 25 types. If a 26th seems needed, the unification leaks: redesign.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -382,21 +383,18 @@ OutputEvent = (
 
 def marks(event: Output) -> dict[str, int]:
     """The cumulative counters of ``event``, by name; what `after_mark` may search by."""
-    match event:
-        case TextDelta():
-            return {"chars": event.chars, "tokens": event.tokens}
-        case Audio():
-            return {"units": event.units, "samples": event.samples}
-        case Final():
-            return {"consumed": event.end, "chars": event.chars}
-        case Heard():
-            return {"heard": event.samples, "told": event.told}
-        case Tile():
-            return {"tiles": event.tiles}
-        case Display():
-            return {"bytes": event.size}
-        case _:
-            return {}
+    found = _MARKS.get(type(event))
+    return {} if found is None else found(event)
+
+
+_MARKS: dict[type, Callable[[Any], dict[str, int]]] = {
+    TextDelta: lambda event: {"chars": event.chars, "tokens": event.tokens},
+    Audio: lambda event: {"units": event.units, "samples": event.samples},
+    Final: lambda event: {"consumed": event.end, "chars": event.chars},
+    Heard: lambda event: {"heard": event.samples, "told": event.told},
+    Tile: lambda event: {"tiles": event.tiles},
+    Display: lambda event: {"bytes": event.size},
+}
 
 
 def faded(event: OutputEvent) -> OutputEvent:
@@ -437,20 +435,34 @@ def size_of(item: Input | Output) -> int:
 
     Content bytes plus a fixed 64 for the frame: cheap, and never under the true content.
     """
-    match item:
-        case Audio():
-            return len(item.data) + len(item.text) * 4 + 64
-        case Sound():
-            return len(item.data) + 64
-        case TextDelta() | Text() | Partial() | Final() | Heard():
-            return len(item.text.encode("utf-8", "surrogatepass")) + 64
-        case Picture() | Tile():
-            return len(item.data) + 256
-        case Cell():
-            return len(item.code.encode("utf-8", "surrogatepass")) + 64
-        case Prompt() | ToolCalls() | Notice() | Ended() | FileOp() | Result() | Display():
-            return len(msgspec.json.encode(item)) + 64
-        case Caption():
-            return (len(item.text) + len(item.user)) * 4 + 256
-        case _:
-            return 64
+    return _SIZES.get(type(item), _size_of_frame)(item)
+
+
+# By type and not by `match`: sizes are asked for several times on the way of every event.
+
+
+def _size_of_frame(item: Any) -> int:
+    return 64
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _size_of_text(item: Any) -> int:
+    return _utf8_bytes(item.text) + 64
+
+
+def _size_of_json(item: Any) -> int:
+    return len(msgspec.json.encode(item)) + 64
+
+
+_SIZES: dict[type, Callable[[Any], int]] = {
+    Audio: lambda item: len(item.data) + len(item.text) * 4 + 64,
+    Sound: lambda item: len(item.data) + 64,
+    **dict.fromkeys((TextDelta, Text, Partial, Final, Heard), _size_of_text),
+    **dict.fromkeys((Picture, Tile), lambda item: len(item.data) + 256),
+    Cell: lambda item: _utf8_bytes(item.code) + 64,
+    **dict.fromkeys((Prompt, ToolCalls, Notice, Ended, FileOp, Result, Display), _size_of_json),
+    Caption: lambda item: (len(item.text) + len(item.user)) * 4 + 256,
+}

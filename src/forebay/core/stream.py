@@ -55,7 +55,14 @@ LAST = (Ended, End)  # nothing follows one of these
 
 def tag_of(item: Input | Output) -> str:
     """The word an item or event goes by on the wire, such as "audio" or "text"."""
-    return str(item.__struct_config__.tag)
+    kind = type(item)
+    tag = _TAGS.get(kind)
+    if tag is None:
+        tag = _TAGS[kind] = str(kind.__struct_config__.tag)
+    return tag
+
+
+_TAGS: dict[type, str] = {}
 
 
 def _marks_of(item: Input | Output) -> dict[str, int]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -41,7 +42,7 @@ class ListenSession(Reconnecting):
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         sample_rate: int = 16_000,
         key: str | None = None,

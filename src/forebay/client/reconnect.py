@@ -1,15 +1,19 @@
 """`Reconnecting`: what every session of the SDK does about a connection that may drop.
 
 The session's state says what to send again; here is only the line itself: opened on entering
-the ``async with`` block, given up quietly when it is lost, found again with full jitter.
+the ``async with`` block, given up quietly when it is lost, found again with full jitter. A
+server that is leaving says when to come back (`going_away`, or the close's reason): then that
+is when. With several URLs each try goes to the next one; a name is looked up for every try,
+so that one that stands for several gateways leads to whichever is there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -22,11 +26,12 @@ __all__ = ["Reconnecting"]
 
 MAX_BACKOFF_S = 5.0
 MAX_MESSAGE_BYTES = 1 << 20
+_RETRY_AFTER = re.compile(r"retry_after_ms=(\d{1,6})")
 
 
 class Reconnecting(ABC):
-    """One session over as many connections as it takes. ``attempts``: connections tried in a
-    row before giving up; ``backoff_s``: first wait between them, doubled each time up to 5 s,
+    """One session over as many connections as it takes. ``url``: one, or several that lead to
+    the same sessions. ``attempts``: connections tried in a row before giving up; ``backoff_s``: first wait between them, doubled each time up to 5 s,
     with full jitter. Whoever sends holds `_sending`; `_connect` is called with it held, but
     for the first time, when nobody else can send yet."""
 
@@ -36,8 +41,13 @@ class Reconnecting(ABC):
         UpstreamFailed,
     )
 
-    def __init__(self, url: str, *, key: str | None, attempts: int, backoff_s: float) -> None:
-        self.url = url
+    def __init__(
+        self, url: str | Sequence[str], *, key: str | None, attempts: int, backoff_s: float
+    ) -> None:
+        self.urls = [url] if isinstance(url, str) else list(url)
+        if not self.urls:
+            raise ForebayError("a session needs at least one url")
+        self.url = random.choice(self.urls)
         self.resumed = 0
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._attempts = attempts
@@ -45,17 +55,35 @@ class Reconnecting(ABC):
         self._http: aiohttp.ClientSession | None = None
         self._ws: aiohttp.ClientWebSocketResponse | None = None
         self._sending = asyncio.Lock()
+        self._told_wait_s: float | None = None
 
     async def __aenter__(self) -> Self:
         """Connect, once. Raises the error the server answered (`Refused`, with
         ``retry_after_s``, where it is full), and aiohttp's where it cannot be reached."""
-        self._http = aiohttp.ClientSession(headers=self._headers)
+        self._http = aiohttp.ClientSession(
+            headers=self._headers, connector=aiohttp.TCPConnector(use_dns_cache=False)
+        )
         try:
-            await self._connect()
+            await self._enter()
         except BaseException:
             await self._http.close()
             raise
         return self
+
+    async def _enter(self) -> None:
+        """Connect, at the first of the URLs that answers at all."""
+        for left in range(len(self.urls) - 1, -1, -1):
+            try:
+                await self._connect()
+            except (OSError, aiohttp.ClientConnectionError):
+                if not left:
+                    raise
+                self._next_url()
+            else:
+                return
+
+    def _next_url(self) -> None:
+        self.url = self.urls[(self.urls.index(self.url) + 1) % len(self.urls)]
 
     async def __aexit__(
         self,
@@ -102,6 +130,9 @@ class Reconnecting(ABC):
             return None
         message = await self._ws.receive()
         if message.type is not aiohttp.WSMsgType.TEXT:
+            said = _RETRY_AFTER.search(message.extra or "") if message.extra else None
+            if said is not None:
+                self._told_wait_s = int(said[1]) / 1000
             return None
         found: dict[str, Any] = msgspec.json.decode(message.data)
         return found
@@ -109,10 +140,15 @@ class Reconnecting(ABC):
     async def _come_back(self) -> None:
         """Connect again. Raises `UpstreamFailed` after ``attempts`` tries in a row."""
         wait_s = self._backoff_s
+        told_s, self._told_wait_s = self._told_wait_s, None
         last: Exception | None = None
-        for _ in range(self._attempts):
-            await asyncio.sleep(random.uniform(0, wait_s))  # full jitter: no herd
-            wait_s = min(wait_s * 2, MAX_BACKOFF_S)
+        for attempt in range(self._attempts):
+            if attempt == 0 and told_s is not None:
+                await asyncio.sleep(told_s)  # the server has spread us already
+            else:
+                await asyncio.sleep(random.uniform(0, wait_s))  # full jitter: no herd
+                wait_s = min(wait_s * 2, MAX_BACKOFF_S)
+            self._next_url()
             async with self._sending:
                 try:
                     await self._connect()

@@ -16,6 +16,7 @@ server keeps it for its detach time), `cancel` ends it on both.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from forebay.client.reconnect import Reconnecting
@@ -31,7 +32,7 @@ class SpeechSession(Reconnecting):
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         sample_rate: int = 24000,
         channels: int = 1,
@@ -114,9 +115,9 @@ class SpeechSession(Reconnecting):
             await self._send(pending)
 
     async def _restart(self) -> None:
+        """Go on in a new session; the next receive finds no connection and makes one."""
         async with self._sending:
             if self._ws is not None:
                 await self._ws.close()
             self.state.restart(secrets.token_hex(16))
             self._known = False
-            await self._connect()

@@ -16,7 +16,6 @@ from urllib.parse import parse_qs
 
 import psutil
 
-from forebay.core.admission import JobFacts, JobLimits, refuse_job
 from forebay.core.events import End, InputItem, Sound
 from forebay.core.kinds import Kind
 from forebay.core.sniff import is_file
@@ -28,6 +27,7 @@ from forebay.gateway.beside import set_beside
 from forebay.gateway.calls import read_body
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.forms import Upload, parse_form
+from forebay.gateway.job_gate import ask_gate
 from forebay.gateway.responses import Receive, Scope, Send, reply_json
 from forebay.gateway.routes import Route
 from forebay.history import Stats, TaskRecord
@@ -68,7 +68,7 @@ def _query(scope: Scope) -> dict[str, str]:
 async def submit(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
     """``POST /api/v1/asr/submit``. What cannot be taken is refused before the body is read."""
     scribe, tenant = scribe_of(ctx), scope["forebay.tenant"]
-    _gate(ctx)
+    ask_gate(ctx, Kind.RECOGNITION)
     upload = await _upload(scope, receive)
     if upload is None:
         return
@@ -84,20 +84,6 @@ async def submit(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     )
     name = await asyncio.to_thread(_stored, ctx, upload.data, task, suffix)
     await _start(scope, send, ctx, replace(task, audio_path=name), upload.data)
-
-
-def _gate(ctx: GatewayContext) -> None:
-    """The job gate, as far as it can be asked without a job."""
-    pools = asr_pools(ctx)
-    facts = JobFacts(
-        workers=sum(pool.workers for pool in pools),
-        queued=sum(pool.queued for pool in pools),
-        free=sum(pool.free_credits for pool in pools),
-        drain_rate=pools[0].drain_rate if pools else None,
-    )
-    refusal = refuse_job(facts, JobLimits(queue=ctx.queue_limit), jitter=secrets.randbelow(99) / 99)
-    if refusal is not None:
-        raise refusal
 
 
 async def _upload(scope: Scope, receive: Receive) -> Upload | None:
@@ -182,7 +168,7 @@ async def retry(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext)
     status, _ = await _status(ctx, task)
     if status != "failed":
         raise BadRequest(f"the task is {status}, expected failed", word="Task is not failed")
-    _gate(ctx)
+    ask_gate(ctx, Kind.RECOGNITION)
     path = await asyncio.to_thread(scribe_of(ctx).recordings.path, task.audio_path)
     data = await asyncio.to_thread(path.read_bytes)
     again = replace(task, job=ctx.new_id(), status="retried", error="", text="", completed_at=None)

@@ -47,7 +47,7 @@ DEFAULT_MODELS = {
 }
 """What a pool is called where the operator names no model."""
 
-_ENGINES: dict[Kind, Setting[list[str]]] = {
+ENGINES: dict[Kind, Setting[list[str]]] = {
     Kind.TEXT: table.TEXT_ENGINES,
     Kind.SPEECH: table.SPEECH_ENGINES,
     Kind.RECOGNITION: table.RECOGNITION_ENGINES,
@@ -182,7 +182,7 @@ def choose(config: Config, folder: Path) -> list[EngineChoice]:
 
 
 def _of_kind(config: Config, kind: Kind, folder: Path) -> Iterable[EngineChoice]:
-    setting = _ENGINES[kind]
+    setting = ENGINES[kind]
     asked = config[setting]
     why = config.source(setting)
     if not asked and kind is Kind.TEXT and config[table.UPSTREAM_URL]:

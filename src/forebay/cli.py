@@ -167,11 +167,25 @@ def worker(
 
 
 @app.command(name="_gateway", hidden=True)
-def gateway(spec: Annotated[Path, typer.Argument()]) -> None:
+def gateway(
+    spec: Annotated[Path, typer.Argument()],
+    steps_file: Annotated[Path | None, typer.Option("--steps-file")] = None,
+) -> None:
     """A gateway process, as the supervisor starts it."""
-    from forebay.gateway import main as process
+    from forebay.commands import processes
 
-    raise typer.Exit(process.main(spec))
+    raise typer.Exit(processes.gateway(spec, steps_file))
+
+
+@app.command(name="_store", hidden=True)
+def store(
+    config: Annotated[Path, typer.Argument()],
+    parent: Annotated[int, typer.Option("--parent")],
+) -> None:
+    """A private Valkey, as the supervisor starts it."""
+    from forebay import store as process
+
+    raise typer.Exit(process.run(config, parent))
 
 
 # ----------------------------------------------------------------------------- bench

@@ -38,6 +38,7 @@ class Facts:
 
     url: str
     workers: dict[str, str]
+    gateways: Sequence[str] = (gateway,)
     ports: Sequence[tuple[str, str, str]] = ()
     lacks: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
@@ -69,7 +70,7 @@ class Screen:
 
     def __post_init__(self) -> None:
         self._processes = {name: _Process(text) for name, text in self.facts.workers.items()}
-        self._processes[self.facts.gateway] = _Process("gateway")
+        self._processes |= {name: _Process(name) for name in self.facts.gateways}
         if self.console.is_terminal:
             self._live = Live(
                 self._loading(), console=self.console, refresh_per_second=8, transient=True
@@ -97,6 +98,8 @@ class Screen:
             case "pools":
                 self._pools = event.pools
                 self._say_stages()
+            case "rolled":
+                self._say(f"rolling restart: {event.detail} in {event.wait_s:g} s", later=True)
             case "halting":
                 self._halting = True
                 self._stop_live()
@@ -130,7 +133,7 @@ class Screen:
         """Everything is up or has failed, and the gateway has told what it serves."""
         workers = [self._processes[name] for name in self.facts.workers]
         serving = {f"{pool.kind}/{pool.engine}" for pool in self._pools if pool.ready}
-        return self._processes[self.facts.gateway].state == "ready" and all(
+        return all(self._processes[name].state == "ready" for name in self.facts.gateways) and all(
             p.state == "failed" or (p.state == "ready" and p.text in serving) for p in workers
         )
 

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 
 from forebay.blobs import FOLDER
 from forebay.broker.local import default_store_bytes
 from forebay.broker.local_base import Settings as BrokerSettings
-from forebay.choice import MEMORY, EngineChoice, choose, models_dir
+from forebay.choice import ENGINES, MEMORY, EngineChoice, choose, models_dir
 from forebay.config import Config, Setting, rows, table, table_images, table_recognition
 from forebay.core.admission import JobLimits
 from forebay.core.kinds import KINDS, Kind, Row
@@ -37,11 +38,15 @@ from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import MAIN, PERSONALITIES, Personality, personality
 from forebay.screen import Facts
 from forebay.serve_history import history_options, recognition_options
+from forebay.serve_store import PRIVATE, Store, is_shared, masked, open_store
 from forebay.supervisor import ProcessSpec
 
 __all__ = ["Plan", "chat_options", "compose", "gateway_options", "raise_open_files"]
 
-OPEN_FILES = 65_536
+log = structlog.get_logger(__name__)
+
+OPEN_FILES = 1 << 20
+"""Asked for where the hard limit is infinite."""
 LINK = "broker.sock"
 SOCKET_PATH_BYTES = 100
 """A Unix socket's path may have 107 bytes on Linux, 103 on macOS."""
@@ -71,12 +76,18 @@ class Plan:
     facts: Facts
     link_path: Path
     run_dir: Path
+    store: Store = Store()
     sockets: list[socket.socket] = field(default_factory=list)
     lock: int | None = None
 
-    def close(self) -> None:
+    def stop_listening(self) -> None:
+        """Close our copies of the sockets: when the last gateway closes its own, whoever
+        connects is refused at once instead of waiting for nobody."""
         for sock in self.sockets:
             sock.close()
+
+    def close(self) -> None:
+        self.stop_listening()
         if self.lock is not None:
             os.close(self.lock)
         shutil.rmtree(self.run_dir, ignore_errors=True)
@@ -94,6 +105,7 @@ class _Places:
 
     run: Path
     data: Path
+    store: Store
 
     @property
     def link(self) -> Path:
@@ -106,16 +118,18 @@ class _Places:
 def compose(config: Config, *, data_dir: Path, log_file: str = "") -> Plan:
     """Bind the ports and say what to run. Raises `ConfigError` for what cannot be meant and
     `CannotBoot` for what cannot be had; then nothing is left open."""
-    _refuse_what_is_not_here(config)
+    is_shared(config[table.BROKER])  # refuses a word that means nothing
     options = gateway_options(config, data_dir)
-    choices = choose(config, models_dir(config))
+    choices = [c for c in choose(config, models_dir(config)) if _asked(config, c.kind)]
     with contextlib.ExitStack() as undo:
         lock = _lock(data_dir)
         undo.callback(os.close, lock)
+        store = open_store(config, data_dir)
         ports, notes = _bind_all(config, options, undo)
+        notes += _few_files(config, options)
         run_dir = Path(tempfile.mkdtemp(prefix="forebay-"))
         undo.callback(shutil.rmtree, run_dir, ignore_errors=True)
-        plan = _plan(config, options, choices, ports, _Places(run_dir, data_dir))
+        plan = _plan(config, options, choices, ports, _Places(run_dir, data_dir, store))
         plan.lock = lock
         plan.facts = replace(
             plan.facts, notes=[*notes, *plan.facts.notes], log_file=log_file, data_dir=str(data_dir)
@@ -124,24 +138,33 @@ def compose(config: Config, *, data_dir: Path, log_file: str = "") -> Plan:
     return plan
 
 
-def _refuse_what_is_not_here(config: Config) -> None:
-    broker = config[table.BROKER]
-    if broker.startswith("redis"):
-        raise ConfigError("this build has no Redis broker yet, use --broker local")
-    if broker != "local":
-        raise ConfigError(f"broker is {broker!r}, expected local")
-    if config[table.GATEWAYS] > 1:
-        raise ConfigError(
-            f"gateways is {config[table.GATEWAYS]}, and the local broker lives in one gateway: "
-            "several need a shared broker (--broker redis://...), which this build has not yet"
-        )
+def _asked(config: Config, kind: Kind) -> bool:
+    """Whether workers of ``kind`` belong to this start: around a broker that other machines
+    share, only where they were asked for."""
+    if config[table.BROKER] == "local" or config[table.BROKER] in PRIVATE:
+        return True
+    return config.is_set(WORKERS[kind]) or config.is_set(ENGINES[kind])
+
+
+def _few_files(config: Config, options: GatewayOptions) -> list[str]:
+    """What to say where a gateway may open fewer files than its connections need."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    wanted = max(options.max_connections, config[table_recognition.MAX_CONNECTIONS])
+    needed = wanted + options.reserve_fds
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        return []
+    log.warning("open_files.few", limit=limit, needed=needed, connections=wanted)
+    return [
+        f"a process may open {limit} files, {wanted} connections need {needed}: raise the hard "
+        "limit (ulimit -Hn, LimitNOFILE= of systemd, --ulimit nofile of a container)"
+    ]
 
 
 def raise_open_files() -> int:
-    """Raise the limit of open files as far as allowed; the limit now."""
+    """Raise the limit of open files to the hard limit; the limit now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if wanted > soft:
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         return wanted
     return soft
@@ -253,29 +276,27 @@ def _plan(
 ) -> Plan:
     able = [c for c in choices if c.state.ready]
     workers = list(_workers(config, able, places))
-    gateway = _gateway(config, options, able, ports, places)
+    gateways = _gateways(config, options, able, ports, places)
+    store = [places.store.process] if places.store.process is not None else []
     lacks = [
         (f"{c.kind} has no engine: {c.name} cannot start", c.state.get)
         for c in choices
         if not c.state.ready
     ]
     return Plan(
-        specs=[gateway, *workers],
+        specs=[*store, *gateways, *workers],
         link_path=places.link,
         run_dir=places.run,
+        store=places.store,
         sockets=[p.sock for p in ports],
         facts=Facts(
             url=f"http://{_address(ports[0].sock)}/",
             workers={w.name: w.group for w in workers if not w.spare},
+            gateways=[g.name for g in gateways],
             ports=[(p.personality.name, _address(p.sock), p.personality.about) for p in ports[1:]],
             lacks=lacks,
             notes=[
-                *(
-                    f"no {kind} workers are started here; attach them with: forebay worker "
-                    f"--broker unix://{places.link} --kind {kind} --engine NAME"
-                    for kind, setting in WORKERS.items()
-                    if not config[setting]
-                ),
+                *_attach_notes(config, places),
                 *(f"{i.name} ({i.where}): {i.reason}" for i in config.ignored if i.wrong),
             ],
             drain_s=config[table.DRAIN_S],
@@ -283,17 +304,38 @@ def _plan(
     )
 
 
-def _gateway(
+def _attach_notes(config: Config, places: _Places) -> Iterator[str]:
+    """How to bring the workers that are not started here."""
+    missing = [
+        kind for kind, setting in WORKERS.items() if not (config[setting] and _asked(config, kind))
+    ]
+    broker = masked(places.store.url) or f"unix://{places.link}"
+    if places.store.url and not places.store.private:
+        if missing:
+            yield (
+                f"no {', '.join(missing)} workers are started here; start them on any machine "
+                f"with: forebay worker --broker {broker} --kind KIND --engine NAME"
+            )
+        return
+    for kind in missing:
+        yield (
+            f"no {kind} workers are started here; attach them with: forebay worker "
+            f"--broker {broker} --kind {kind} --engine NAME"
+        )
+
+
+def _gateways(
     config: Config,
     options: GatewayOptions,
     able: list[EngineChoice],
     ports: list[_Port],
     places: _Places,
-) -> ProcessSpec:
+) -> list[ProcessSpec]:
     pools = [c.pool for c in able if config[WORKERS[c.kind]]]
     spec = GatewaySpec(
         sockets=[SocketSpec(p.sock.fileno(), p.personality.name) for p in ports],
-        link_path=str(places.link),
+        link_path="" if places.store.url else str(places.link),
+        broker_url=places.store.url,
         data_dir=str(places.data),
         parent_pid=os.getpid(),
         expected=list(dict.fromkeys(pool for pool in pools if pool)),
@@ -308,13 +350,19 @@ def _gateway(
     )
     path = places.run / "gateway.json"
     write_spec(spec, path)
-    return ProcessSpec(
-        name=Facts.gateway,
-        argv=[*_self(), "_gateway", str(path)],
-        role="gateway",
-        pass_fds=tuple(p.sock.fileno() for p in ports),
-        env=_log_env(config),
-    )
+    count = config[table.GATEWAYS]
+    return [
+        ProcessSpec(
+            name=Facts.gateway if count == 1 else f"{Facts.gateway}-{n}",
+            argv=[*_self(), "_gateway", str(path)],
+            role="gateway",
+            group="gateway",
+            pass_fds=tuple(p.sock.fileno() for p in ports),
+            env=_log_env(config),
+            overlaps=bool(places.store.url),  # the local broker lives in one process
+        )
+        for n in range(1, count + 1)
+    ]
 
 
 def _broker_settings(config: Config) -> BrokerSettings:
@@ -336,7 +384,7 @@ def _workers(config: Config, able: list[EngineChoice], places: _Places) -> Itera
         group = f"{choice.kind}/{choice.name}"
         argv = [
             *_self(), "worker",
-            "--broker", f"unix://{places.link}",
+            *(() if places.store.url else ("--broker", f"unix://{places.link}")),
             "--kind", str(choice.kind),
             "--blobs-dir", str(places.data.absolute() / FOLDER),
             "--engine", choice.text(_secret_files(choice, places.run, index)),
@@ -347,7 +395,7 @@ def _workers(config: Config, able: list[EngineChoice], places: _Places) -> Itera
             argv += ["--row-file", str(_row_file(altered[choice.kind], places.run))]
         count = config[WORKERS[choice.kind]]
         names = [f"{group}-{n}" for n in range(1, count + 1)]
-        env = _worker_env(config, choice)
+        env = _worker_env(config, choice) | places.store.env
         for name in names:
             yield ProcessSpec(name=name, argv=argv, role="worker", group=group, env=env)
         if names and config[table.SPARES] != "never":

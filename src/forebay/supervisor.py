@@ -1,15 +1,19 @@
-"""Spawn, reap, replace, halt: the parent of every gateway and worker, and nothing else.
+"""Spawn, reap, replace, roll, halt: the parent of gateways, workers and a private store.
 
 It knows no kind and no engine. A `ProcessSpec` says what to run; for workers it adds who
-they are (``--worker-id ID --steps-file FILE --supervised``, and ``--standby`` for a spare).
+they are (``--worker-id ID --steps-file FILE --supervised``, and ``--standby`` for a spare),
+for gateways where to say that they are ready (``--steps-file FILE``).
 
 * *spawn*: each child is in a process group of its own and dies with this process.
 * *reap*: at once, by the child's pidfd (SIGCHLD where there is none). The broker is told of
   a worker's exit and of the jobs it was inside of.
 * *replace*: at once after a crash; after a boot failure (exit code 78, or death before it
   was ready) with a wait that doubles from `BACKOFF_FIRST_S` to `BACKOFF_MOST_S`.
+* *roll* (SIGUSR2): every gateway and worker is replaced by a new process, one after
+  another (`rolling`). SIGHUP is passed on to the gateways, which read their keys again.
 * *halt*: gateways are told to drain first, because their clients still need the workers;
-  then the workers; whoever stays past its limit is killed. A second signal kills at once.
+  then the workers, then the store; whoever stays past its limit is killed. A second signal
+  kills at once.
 
 A spare is started when all regular workers of its group are ready, where memory allows.
 """
@@ -17,26 +21,30 @@ A spare is started when all regular workers of its group are ready, where memory
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import psutil
 import structlog
 
+from forebay.broker import SupervisorBroker
 from forebay.broker.link_client import SupervisorLink
 from forebay.core.spec import PoolView
 from forebay.process import EXIT_CANNOT_BOOT, available_bytes, describe_exit, oom_kills
+from forebay.rolling import roll
 from forebay.worker.steps import StepsTable
 
-__all__ = ["EXIT_CANNOT_BOOT", "Event", "ProcessSpec", "serve"]
+__all__ = ["EXIT_CANNOT_BOOT", "Event", "Link", "ProcessSpec", "serve"]
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MOST_S = 30.0
@@ -47,9 +55,22 @@ SPARE_RETRY_S = 30.0
 SPARE_FREE_BYTES = 1 << 30
 GATEWAY_DRAIN_S = 30.0
 WORKER_DRAIN_S = 12.0
+STORE_STOP_S = 10.0
 KILL_WAIT_S = 5.0
 
 log = structlog.get_logger(__name__)
+
+
+class Link(SupervisorBroker, Protocol):
+    """The supervisor's line to the broker: `SupervisorLink`, or its like for a store that
+    several machines share."""
+
+    async def open(self) -> None: ...
+
+    def pools(self) -> AsyncIterator[list[PoolView]]:
+        """Every pool, now and after each change."""
+
+    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,24 +78,27 @@ class ProcessSpec:
     """One process to keep running.
 
     ``env``: added to this process's own. ``pass_fds``: descriptors the child inherits under
-    the same numbers (listening sockets). ``group``: workers that can stand in for each
-    other. ``spare``: the group's warm spare.
+    the same numbers (listening sockets). ``group``: processes that can stand in for each
+    other. ``spare``: the group's warm spare. ``overlaps``: a successor may run beside it
+    before it leaves. ``probe``: whether it is ready, where the process cannot say so itself.
     """
 
     name: str
     argv: Sequence[str]
-    role: Literal["gateway", "worker"]
+    role: Literal["gateway", "worker", "store"]
     group: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     pass_fds: tuple[int, ...] = ()
     spare: bool = False
+    overlaps: bool = True
+    probe: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something the start screen may want to show. ``wait_s``: until the next try."""
 
-    what: Literal["spawned", "ready", "exited", "waiting", "no_spare", "pools", "halting"]
+    what: Literal["spawned", "ready", "exited", "waiting", "no_spare", "pools", "halting", "rolled"]
     name: str = ""
     pid: int = 0
     detail: str = ""
@@ -83,7 +107,9 @@ class Event:
 
 
 @dataclass(slots=True, eq=False)
-class _Child:
+class Child:
+    """A `ProcessSpec` and the process that carries it out now, if one does."""
+
     spec: ProcessSpec
     worker: str = ""
     process: subprocess.Popen[bytes] | None = None
@@ -95,6 +121,7 @@ class _Child:
     timer: asyncio.TimerHandle | None = None
     told: bool = False  # its lack of memory has been reported
     killed: bool = False  # by us
+    leaving: bool = False  # told to go for good: nobody takes its name
 
     @property
     def alive(self) -> bool:
@@ -104,28 +131,39 @@ class _Child:
 async def serve(
     specs: Sequence[ProcessSpec],
     *,
-    link_path: str | Path | None,
+    link_path: str | Path | None = None,
+    link: Link | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
     gateway_drain_s: float = GATEWAY_DRAIN_S,
     worker_drain_s: float = WORKER_DRAIN_S,
 ) -> int:
     """Keep ``specs`` running until SIGTERM or SIGINT, then drain them; returns 0, or 1 where
-    a process had to be killed. ``link_path``: the gateway's socket, to tell it of exits.
+    a process had to be killed. ``link_path``: the gateway's socket, to tell it of exits;
+    ``link``: another line to the broker instead. SIGUSR2 rolls, SIGHUP goes to the gateways.
 
     Cancelling it kills what still runs.
     """
-    supervisor = _Supervisor(specs, link_path, on_event)
+    if link is None and link_path is not None:
+        link = SupervisorLink(os.fspath(link_path))
+    drains = {"gateway": gateway_drain_s, "worker": worker_drain_s, "store": STORE_STOP_S}
+    supervisor = _Supervisor(specs, link, on_event, drains)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, supervisor.on_signal)
+    handlers = {
+        signal.SIGTERM: supervisor.on_signal,
+        signal.SIGINT: supervisor.on_signal,
+        signal.SIGHUP: supervisor.on_hangup,
+        signal.SIGUSR2: supervisor.on_roll,
+    }
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         async with asyncio.TaskGroup() as tasks:
             supervisor.start(tasks)
             await supervisor.stopping.wait()
-            await supervisor.halt(gateway_drain_s, worker_drain_s)
+            await supervisor.halt()
             supervisor.finish()
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)
         await supervisor.close()
     return 1 if supervisor.forced else 0
@@ -135,13 +173,17 @@ class _Supervisor:
     def __init__(
         self,
         specs: Sequence[ProcessSpec],
-        link_path: str | Path | None,
+        link: Link | None,
         on_event: Callable[[Event], None],
+        drains_s: Mapping[str, float],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._children = [_Child(spec) for spec in specs]
+        self._children = [Child(spec) for spec in specs]
         self._on_event = on_event
-        self._link = SupervisorLink(os.fspath(link_path)) if link_path is not None else None
+        self._link = link
+        self._drains_s = drains_s
+        self._tasks: asyncio.TaskGroup | None = None
+        self._rolling: asyncio.Task[None] | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="forebay-steps-"))
         self._ready_timer: asyncio.TimerHandle | None = None
         self._listener: asyncio.Task[None] | None = None
@@ -154,6 +196,7 @@ class _Supervisor:
     # ---------------------------------------------------------------- beginning
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
+        self._tasks = tasks
         if not hasattr(os, "pidfd_open"):
             self._loop.add_signal_handler(signal.SIGCHLD, self._reap_all)
         if self._link is not None:
@@ -162,7 +205,7 @@ class _Supervisor:
             if not child.spec.spare:
                 self._spawn(child)
 
-    async def _listen(self, link: SupervisorLink) -> None:
+    async def _listen(self, link: Link) -> None:
         await link.open()
         async for pools in link.pools():
             self._on_event(Event(what="pools", pools=tuple(pools)))
@@ -173,9 +216,64 @@ class _Supervisor:
         if self._signals > 1:
             self._kill(self._alive())
 
+    def on_hangup(self) -> None:
+        self._signal(self._alive("gateway"), signal.SIGHUP)
+
+    def on_roll(self) -> None:
+        if self._tasks is None or self.stopping.is_set():
+            return
+        if self._rolling is not None and not self._rolling.done():
+            log.warning("supervisor.rolls_already")
+            return
+        self._rolling = self._tasks.create_task(self._roll(), name="roll")
+
+    async def _roll(self) -> None:
+        log.info("supervisor.rolling", processes=len(self._alive()))
+        began = self._loop.time()
+        told = await roll(self)
+        took_s = round(self._loop.time() - began, 1)
+        log.info("supervisor.rolled", replaced=told.replaced, kept=told.kept, took_s=took_s)
+        self._on_event(Event(what="rolled", detail=told.words, wait_s=took_s))
+
+    # ----------------------------------------------------- what `rolling` is given
+
+    @property
+    def children(self) -> list[Child]:
+        return list(self._children)
+
+    def add(self, spec: ProcessSpec) -> Child:
+        """Start one more process."""
+        child = Child(spec)
+        self._children.append(child)
+        self._spawn(child)
+        return child
+
+    def has_room_beside(self, child: Child) -> bool:
+        """Whether a second process like ``child`` fits into memory."""
+        return available_bytes() >= _rss_bytes(child) * 2 + SPARE_FREE_BYTES
+
+    async def retire(self, child: Child) -> None:
+        """Drain ``child`` for good; killed at its role's limit. Returns when it is gone."""
+        child.leaving = True
+        if child.timer is not None:
+            child.timer.cancel()
+        self._signal([child], signal.SIGTERM)
+        await self._gone(lambda: [child] if child.alive else [], self._drains_s[child.spec.role])
+        if child.alive:
+            self._kill([child])
+            await self._gone(lambda: [child] if child.alive else [], KILL_WAIT_S)
+        if child in self._children:
+            self._children.remove(child)
+
+    async def change(self) -> None:
+        """Return after the next exit, or soon: readiness is looked at, not told."""
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), READY_CHECK_S)
+
     # -------------------------------------------------------------------- spawn
 
-    def _spawn(self, child: _Child) -> None:
+    def _spawn(self, child: Child) -> None:
         child.timer = None
         if self.stopping.is_set():
             return
@@ -202,11 +300,13 @@ class _Supervisor:
         self._on_event(Event(what="spawned", name=spec.name, pid=pid))
         self._watch_ready()
 
-    def _identity(self, child: _Child) -> list[str]:
-        if child.spec.role != "worker":
+    def _identity(self, child: Child) -> list[str]:
+        if child.spec.role == "store":
             return []
         child.worker = uuid.uuid4().hex[:12]
         child.steps = StepsTable.create(self._folder / child.worker)
+        if child.spec.role == "gateway":
+            return ["--steps-file", str(child.steps.path)]
         words = ["--worker-id", child.worker, "--steps-file", str(child.steps.path)]
         return [*words, "--supervised", *(["--standby"] if child.spec.spare else [])]
 
@@ -228,11 +328,11 @@ class _Supervisor:
         self._start_spares()
         self._watch_ready()
 
-    def _is_ready(self, child: _Child) -> bool:
+    def _is_ready(self, child: Child) -> bool:
+        if child.spec.probe is not None:
+            return child.spec.probe()
         if child.steps is not None:
             return child.steps.ready
-        if self._link is not None:
-            return self._link.connected
         return self._loop.time() - child.spawned_s > READY_AFTER_S
 
     def _start_spares(self) -> None:
@@ -240,7 +340,7 @@ class _Supervisor:
             if child.spec.spare and not child.alive and child.timer is None:
                 self._start_spare(child)
 
-    def _start_spare(self, child: _Child) -> None:
+    def _start_spare(self, child: Child) -> None:
         regular = [
             c for c in self._children if c.spec.group == child.spec.group and not c.spec.spare
         ]
@@ -259,7 +359,7 @@ class _Supervisor:
             log.warning("spare.skipped", name=child.spec.name, reason=text)
             self._on_event(Event(what="no_spare", name=child.spec.name, detail=text))
 
-    def _retry_spare(self, child: _Child) -> None:
+    def _retry_spare(self, child: Child) -> None:
         child.timer = None
         self._start_spare(child)
 
@@ -269,7 +369,7 @@ class _Supervisor:
         for child in self._alive():
             self._reap(child)
 
-    def _reap(self, child: _Child) -> None:
+    def _reap(self, child: Child) -> None:
         process = child.process
         if process is None or process.poll() is None:
             return
@@ -289,7 +389,7 @@ class _Supervisor:
         write = log.info if self.stopping.is_set() or code == 0 else log.warning
         write("process.exited", name=child.spec.name, pid=process.pid, reason=reason)
         self._on_event(Event(what="exited", name=child.spec.name, pid=process.pid, detail=reason))
-        if not self.stopping.is_set():
+        if not self.stopping.is_set() and not child.leaving:
             self._replace(child, code, was_ready, reason)
 
     def _reason(self, code: int, failure: str) -> str:
@@ -298,21 +398,21 @@ class _Supervisor:
         reason = describe_exit(code, oom=oom)
         return f"{reason}: {failure}" if failure and code == EXIT_CANNOT_BOOT else reason
 
-    def _tell_broker(self, child: _Child, code: int, reason: str) -> None:
-        if self._link is None or child.steps is None:
+    def _tell_broker(self, child: Child, code: int, reason: str) -> None:
+        if self._link is None or child.steps is None or child.spec.role != "worker":
             return
         abnormal = code not in (0, EXIT_CANNOT_BOOT) and not child.killed
         stepping = child.steps.stepping() if abnormal else []
         self._link.exited(child.worker, abnormal=abnormal, stepping=stepping, reason=reason)
 
-    def _drop_steps(self, child: _Child) -> None:
+    def _drop_steps(self, child: Child) -> None:
         if child.steps is not None:
             child.steps.remove()
             child.steps = None
 
     # ------------------------------------------------------------------ replace
 
-    def _replace(self, child: _Child, code: int, was_ready: bool, reason: str) -> None:
+    def _replace(self, child: Child, code: int, was_ready: bool, reason: str) -> None:
         if code == EXIT_CANNOT_BOOT or not was_ready:
             self._wait(child, reason)
         elif child.spec.spare:
@@ -323,7 +423,7 @@ class _Supervisor:
         else:
             self._spawn(child)
 
-    def _wait(self, child: _Child, reason: str) -> None:
+    def _wait(self, child: Child, reason: str) -> None:
         wait_s = min(BACKOFF_FIRST_S * 2.0**child.boot_failures, BACKOFF_MOST_S)
         child.boot_failures = min(child.boot_failures + 1, 16)
         again = self._retry_spare if child.spec.spare else self._spawn
@@ -333,40 +433,44 @@ class _Supervisor:
 
     # --------------------------------------------------------------------- halt
 
-    def _alive(self, role: str | None = None) -> list[_Child]:
+    def _alive(self, role: str | None = None) -> list[Child]:
         return [c for c in self._children if c.alive and role in (None, c.spec.role)]
 
-    async def halt(self, gateway_drain_s: float, worker_drain_s: float) -> None:
+    async def halt(self) -> None:
         """Drain gateways, then workers; kill whoever is still there at its limit."""
         log.info("supervisor.halting", processes=len(self._alive()))
         self._on_event(Event(what="halting"))
+        if self._rolling is not None:
+            self._rolling.cancel()
+            await asyncio.gather(self._rolling, return_exceptions=True)
         for child in self._children:
             if child.timer is not None:
                 child.timer.cancel()
-        for role, limit_s in (("gateway", gateway_drain_s), ("worker", worker_drain_s)):
-            self._signal(self._alive(role), signal.SIGTERM)
-            await self._gone(role, limit_s)
-            left = self._alive(role)
+        for role, limit_s in self._drains_s.items():
+            alive = partial(self._alive, role)
+            self._signal(alive(), signal.SIGTERM)
+            await self._gone(alive, limit_s)
+            left = alive()
             if left:
                 log.warning("supervisor.killing", names=[c.spec.name for c in left])
                 self._kill(left)
-                await self._gone(role, KILL_WAIT_S)
+                await self._gone(alive, KILL_WAIT_S)
 
-    async def _gone(self, role: str, limit_s: float) -> None:
+    async def _gone(self, alive: Callable[[], Sequence[Child]], limit_s: float) -> None:
         try:
             async with asyncio.timeout(limit_s):
-                while self._alive(role):
+                while alive():
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             return  # the caller looks who is left
 
-    def _signal(self, children: Iterable[_Child], number: int) -> None:
+    def _signal(self, children: Iterable[Child], number: int) -> None:
         for child in children:
             if child.process is not None and child.process.poll() is None:
                 child.process.send_signal(number)
 
-    def _kill(self, children: Iterable[_Child]) -> None:
+    def _kill(self, children: Iterable[Child]) -> None:
         for child in children:
             self.forced = child.killed = True
             self._signal([child], signal.SIGKILL)
@@ -395,7 +499,7 @@ class _Supervisor:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _rss_bytes(child: _Child) -> int:
+def _rss_bytes(child: Child) -> int:
     if child.process is None:
         return 0
     try:

@@ -45,7 +45,7 @@ def test_every_field_of_every_message_is_on_the_page() -> None:
     text = PAGE.read_text(encoding="utf-8")
     messages: list[type[msgspec.Struct]] = [
         *(tts.Start, tts.TextDelta, tts.TextEnd, tts.CancelMessage, tts.ResumeMessage),
-        *(tts.StartAck, tts.AudioChunk, tts.TtsEnd, tts.Error, tts.QueueStatus),
+        *(tts.StartAck, tts.AudioChunk, tts.TtsEnd, tts.Error, tts.QueueStatus, tts.GoingAway),
         *(chat.Prompt, chat.ResumeMessage, chat.Chat),
     ]
     for message in messages:

@@ -104,7 +104,7 @@ async def test_bodies_over_the_limit_are_refused_by_length_and_by_count() -> Non
 async def test_while_draining_work_is_refused_and_health_goes_on() -> None:
     ctx = context()
     app = application(ctx, [*routes(), route(ok, works=True)])
-    ctx.draining = True
+    ctx.draining = ctx.refusing = True
     for method, path in (("POST", "/work"), ("WEBSOCKET", "/tts"), ("WEBSOCKET", "/chat")):
         answer = await call(app, path, method=method)
         assert (answer.status, answer.json["error"]["code"]) == (503, "draining")

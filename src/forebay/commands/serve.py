@@ -77,12 +77,18 @@ def run(file: Path | None, flags: dict[str, Any]) -> int:
         )
         plan = serve.compose(config, data_dir=folder, log_file=log_file)
         screen = Screen(plan.facts, console)
+
+        def on_event(event: supervisor.Event) -> None:
+            if event.what == "halting":
+                plan.stop_listening()
+            screen.on_event(event)
+
         try:
             return run_loop(
                 supervisor.serve(
                     plan.specs,
-                    link_path=plan.link_path,
-                    on_event=screen.on_event,
+                    link_path=None if plan.store.url else plan.link_path,
+                    on_event=on_event,
                     gateway_drain_s=config[table.DRAIN_S] + GATEWAY_GRACE_S,
                 )
             )

@@ -24,7 +24,7 @@ from forebay.core.session import Rules
 from forebay.core.spec import QueuePlace
 from forebay.errors import BadRequest, ForebayError, by_code
 
-__all__ = ["About", "Frame", "SessionDialect", "decode", "error_of"]
+__all__ = ["About", "Frame", "Leave", "SessionDialect", "decode", "error_of"]
 
 Frame = str | bytes
 T = TypeVar("T")
@@ -41,6 +41,17 @@ class About:
     params: Mapping[str, Any]
     age_s: Callable[[], float] = lambda: 0.0
     pending: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """A gateway sends a client elsewhere: how far both sides are, and when to come back.
+
+    ``units``: input the store has. ``offset``: the last output event sent."""
+
+    units: int
+    offset: int
+    retry_after_ms: int
 
 
 class SessionDialect(Protocol):
@@ -77,6 +88,10 @@ class SessionDialect(Protocol):
 
     def place(self, state: Any, place: QueuePlace | None, about: About) -> Sequence[Frame]:
         """News for a waiting client, where it asked for such; None: it waits no more."""
+
+    def going_away(self, state: Any, leave: Leave, about: About) -> Sequence[Frame]:
+        """That this gateway is about to close a connection whose session lives on; () where
+        this protocol's clients know no such message (the close says the same)."""
 
 
 def decode(decoder: msgspec.json.Decoder[T], frame: str | bytes) -> T:

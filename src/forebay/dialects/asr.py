@@ -32,7 +32,7 @@ from forebay.core.kinds import Kind
 from forebay.core.session import Rules
 from forebay.core.sniff import is_file
 from forebay.core.spec import QueuePlace
-from forebay.dialects import About, Frame, error_of
+from forebay.dialects import About, Frame, Leave, error_of
 from forebay.errors import (
     BadAudio,
     BadRequest,
@@ -257,6 +257,9 @@ class AsrDialect:
                 eta_s=eta,
             ),
         )
+
+    def going_away(self, state: None, leave: Leave, about: About) -> Sequence[Frame]:
+        return ()  # clients of the original show any message they do not know as an error
 
 
 def _error(error: ForebayError, session: str, index: int) -> str:

@@ -35,7 +35,7 @@ from forebay.core.intents import (
 from forebay.core.kinds import Kind
 from forebay.core.session import Rules
 from forebay.core.spec import QueuePlace
-from forebay.dialects import About, Frame, decode, error_of
+from forebay.dialects import About, Frame, Leave, decode, error_of
 from forebay.errors import BadAudio, BadRequest, ForebayError, TooLarge
 
 __all__ = ["FRAME_BYTES", "RATES", "ListenDialect", "State"]
@@ -123,6 +123,15 @@ class QueueStatus(msgspec.Struct, tag_field="type", tag="queue_status", frozen=T
     eta_s: float | None = None
     eta_low_s: float | None = None
     eta_high_s: float | None = None
+
+
+class GoingAway(msgspec.Struct, tag_field="type", tag="going_away", frozen=True):
+    """The connection is about to be closed, the session goes on elsewhere: sound is stored
+    up to ``samples``, ``event`` was the last one sent."""
+
+    samples: int
+    event: int
+    retry_after_ms: int
 
 
 class EndedAnswer(msgspec.Struct, tag_field="type", tag="ended", frozen=True, omit_defaults=True):
@@ -321,6 +330,12 @@ class ListenDialect:
                 )
             ),
         )
+
+    def going_away(self, state: State | None, leave: Leave, about: About) -> Sequence[Frame]:
+        message = GoingAway(
+            samples=leave.units, event=leave.offset, retry_after_ms=leave.retry_after_ms
+        )
+        return (_text(message),)
 
 
 def _round(seconds: float | None) -> float | None:

@@ -33,7 +33,7 @@ from forebay.core.intents import (
 from forebay.core.kinds import Kind
 from forebay.core.session import Rules
 from forebay.core.spec import QueuePlace
-from forebay.dialects import About, Frame, decode, error_of
+from forebay.dialects import About, Frame, Leave, decode, error_of
 from forebay.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -156,6 +156,16 @@ class QueueStatus(msgspec.Struct, tag_field="type", tag="queue_status", frozen=T
     eta_s: float | None = None
     eta_low_s: float | None = None
     eta_high_s: float | None = None
+
+
+class GoingAway(msgspec.Struct, tag_field="type", tag="going_away", frozen=True):
+    """This gateway closes the connection; the session goes on. ``position``: of the last
+    event sent."""
+
+    session_id: str
+    units_received: int
+    position: int
+    retry_after_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,3 +387,14 @@ class TtsDialect:
                 )
             ),
         )
+
+    def going_away(self, state: State | None, leave: Leave, about: About) -> Sequence[Frame]:
+        if state is None or not state.notices:
+            return ()
+        message = GoingAway(
+            session_id=about.session,
+            units_received=leave.units,
+            position=leave.offset,
+            retry_after_ms=leave.retry_after_ms,
+        )
+        return (_text(message),)

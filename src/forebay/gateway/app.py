@@ -100,7 +100,7 @@ class GatewayApp:
         if port.personality.compat and route.compat_needs is not None:
             needs = route.compat_needs
         principal = self.ctx.auth.check(scope, needs, orchestrator=route.orchestrator)
-        if route.works and self.ctx.draining:
+        if route.works and self.ctx.refusing:
             raise Draining("this gateway is shutting down", retry_after_s=1.0)
         scope["forebay.principal"] = principal
         scope["forebay.tenant"] = principal.tenant

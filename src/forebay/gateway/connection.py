@@ -246,10 +246,17 @@ class _Connection:
         return until is not None and self._ctx.clock() < until
 
     def drain(self) -> None:
-        """The gateway is shutting down: who has nothing under way is sent away at once (a
-        session waits in the broker for its client); others end in their own time, or when
-        the server's limit cuts them."""
-        if all(hold.idle for hold in self._holds.values()):
+        """The gateway is shutting down. Where another can take over, everybody is sent there
+        with how far they are; else only who has nothing under way is sent away at once, and
+        others end in their own time, or when the server's limit cuts them."""
+        if self._wire.closed:
+            return
+        if self._ctx.hands_over:
+            retry_after_ms = self._ctx.retry_after_ms()
+            for hold in self._holds.values():
+                hold.say_going_away(retry_after_ms)
+            self._wire.close(1012, f"going away, retry_after_ms={retry_after_ms}")
+        elif all(hold.idle for hold in self._holds.values()):
             self._wire.close(1012, "going away")
 
     async def leave(self) -> None:

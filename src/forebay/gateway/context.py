@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,10 @@ from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.scribe import Scribe
 
 __all__ = ["ChatOptions", "GatewayContext", "RecognitionOptions"]
+
+
+LEAVE_SPREAD_MS = 2000
+"""Clients of a gateway that leaves come back within so long, one a millisecond."""
 
 
 def _new_id() -> str:
@@ -84,7 +89,11 @@ class GatewayContext:
     scribe: Scribe | None = None
     """The history's writer; None: nothing is kept."""
     draining: bool = False
-    """True from SIGTERM on: no new work, and open streams should come to an end."""
+    """True from SIGTERM on: not ready any more, and open streams should come to an end."""
+    refusing: bool = False
+    """True once the drain takes no new work: those on their way at SIGTERM are served."""
+    hands_over: bool = False
+    """Whether sessions go on at another gateway when this one leaves."""
     drain_watchers: list[Callable[[], None]] = field(default_factory=list)
 
     def on_drain(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -97,6 +106,11 @@ class GatewayContext:
                 self.drain_watchers.remove(callback)
 
         return stop
+
+    def retry_after_ms(self) -> int:
+        """When a client that is sent away should come back: the more there are, the wider
+        they are spread, so that the others are not met by all of them at once."""
+        return random.randrange(1 + min(LEAVE_SPREAD_MS, len(self.drain_watchers)))
 
     def pool(self, kind: Kind, model: str = "") -> str:
         """The pool that serves ``model``, under that name or an alias, or the kind's first.

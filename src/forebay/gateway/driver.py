@@ -53,7 +53,7 @@ from forebay.core.intents import (
 from forebay.core.kinds import Kind
 from forebay.core.session import Phase, Session
 from forebay.core.spec import JobView, QueuePlace
-from forebay.dialects import About, Frame, SessionDialect, error_of
+from forebay.dialects import About, Frame, Leave, SessionDialect, error_of
 from forebay.errors import (
     BadRequest,
     Fenced,
@@ -150,6 +150,12 @@ class Hold:
         """The connection is closed, or goes to another session. Idempotent."""
         await self.take(Gone())
         await self._detach(Detach())
+
+    def say_going_away(self, retry_after_ms: int) -> None:
+        """Tell the client that its connection will be closed and its session goes on."""
+        sent = self._reader.cursor if self._reader is not None else 0
+        leave = Leave(units=self.session.units, offset=sent, retry_after_ms=retry_after_ms)
+        self._send(self._dialect.going_away(self._state(), leave, self._about))
 
     def tell(self, fact: Event) -> None:
         """Take a fact from a callback, now."""

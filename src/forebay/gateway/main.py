@@ -2,9 +2,7 @@
 
 The supervisor binds the listening sockets, writes a `GatewaySpec` and starts
 ``forebay _gateway SPECFILE``; the process inherits the sockets by number. On SIGTERM it
-drains: readiness off, listeners closed, `linger_s` for connections already on their way,
-then no new jobs, whoever is idle is sent away (1012), whoever is served may finish within
-`drain_s`, and the rest is cut. A second signal cuts at once. SIGHUP reads the keys again.
+drains (`leaving`). A second signal cuts at once. SIGHUP reads the keys again.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
@@ -42,6 +39,7 @@ from forebay.gateway.endpoints import routes
 from forebay.gateway.gate import raise_fd_limit
 from forebay.gateway.hub import Hub
 from forebay.gateway.keeping import open_history
+from forebay.gateway.leaving import drain
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.personality import Personality, personality
@@ -67,7 +65,8 @@ class SocketSpec(msgspec.Struct, frozen=True, array_like=True):
 class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a gateway process is told.
 
-    ``link_path``: where workers attach. ``data_dir``: where the journal lives; None: durable
+    ``link_path``: where workers attach, with the local broker. ``broker_url``: a shared
+    broker instead of it. ``data_dir``: where the journal lives; None: durable
     jobs end with the process. ``expected``: pools whose workers are being started; ready
     means that each has one. ``broker``: store limits and the kind table as the operator
     altered it. ``parent_pid``: the supervisor, with whom this process ends.
@@ -75,7 +74,8 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     sockets: list[SocketSpec]
-    link_path: str
+    link_path: str = ""
+    broker_url: str = ""
     data_dir: str | None = None
     gateway_id: str = ""
     parent_pid: int | None = None
@@ -114,17 +114,24 @@ def read_spec(path: Path) -> GatewaySpec:
         raise ConfigError(f"gateway spec {path} is malformed: {error}") from error
 
 
-async def run_gateway(spec: GatewaySpec, *, stop: asyncio.Event | None = None) -> int:
+async def run_gateway(
+    spec: GatewaySpec,
+    *,
+    stop: asyncio.Event | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> int:
     """Serve until SIGTERM, SIGINT or ``stop``, then drain. Returns the exit code.
+    ``on_ready`` is called when it accepts.
 
     Raises `CannotBoot` or `ConfigError` before anything listens. Signals are handled only
     where the event loop may (the main thread)."""
     async with AsyncExitStack() as stack:
         gateway = await _Gateway.open(spec, stack)
+        on_ready()
         signals = _Signals(gateway.reload_keys, stop)
         stack.callback(signals.close)
         await signals.stop.wait()
-        await gateway.drain(signals.hurry)
+        await drain(gateway.ctx, gateway.server, spec.options, signals.hurry)
     log.info("gateway.stopped")
     return 0
 
@@ -247,32 +254,6 @@ class _Gateway:
         if self._warning is not None:
             self._warning.cancel()
 
-    async def drain(self, hurry: asyncio.Event) -> None:
-        """From SIGTERM to the last connection, within `GatewayOptions.drain_s`."""
-        ctx, options = self.ctx, self.spec.options
-        log.info("gateway.draining", limit_s=options.drain_s, **self.server.gate.counts())
-        ctx.draining = ctx.metrics.draining = True
-        self.server.stop_accepting()
-        linger_s = min(options.linger_s, options.drain_s)
-        await _first_of(hurry.wait(), asyncio.sleep(linger_s))
-        await ctx.broker.drain()
-        for tell in tuple(ctx.drain_watchers):
-            tell()
-        if not await self.server.wait_idle(options.drain_s - linger_s, hurry):
-            log.warning("gateway.cutting", **self.server.gate.counts())
-        await self.server.close()
-
-
-async def _first_of(*waits: Any) -> None:
-    """Return when the first of ``waits`` does; the others are cancelled."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
 
 def _inherited(spec: GatewaySpec, stack: AsyncExitStack) -> list[tuple[socket.socket, Personality]]:
     if not spec.sockets:
@@ -313,9 +294,15 @@ async def _broker(
     return broker
 
 
-def main(path: Path) -> int:
+def main(
+    path: Path,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    on_failed: Callable[[str], None] = lambda reason: None,
+) -> int:
     """Run the gateway process that the spec file at ``path`` describes. Returns its exit
-    code: 0 after a drain, `EXIT_CANNOT_BOOT` with the reason in the log."""
+    code: 0 after a drain, `EXIT_CANNOT_BOOT` with the reason in the log and told to
+    ``on_failed``. ``on_ready`` is called when it accepts."""
     try:
         spec = read_spec(path)
     except ConfigError as error:
@@ -327,10 +314,11 @@ def main(path: Path) -> int:
     telemetry.configure(level=spec.log_level, form=spec.log_format, process="gateway")
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(run_gateway(spec))
+            return runner.run(run_gateway(spec, on_ready=on_ready))
     except (CannotBoot, ConfigError) as error:
         stage = str(error.details.get("stage", "boot"))
         log.error("gateway.cannot_boot", stage=stage, reason=error.message)
+        on_failed(error.message)
         return EXIT_CANNOT_BOOT
     except ForebayError as error:
         log.error("gateway.failed", code=error.code, reason=error.message)

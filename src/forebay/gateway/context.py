@@ -110,6 +110,12 @@ class GatewayContext:
     def retry_after_ms(self) -> int:
         """When a client that is sent away should come back: the more there are, the wider
         they are spread, so that the others are not met by all of them at once."""
+    photos: PhotoOptions = PhotoOptions()
+    operations: OperationOptions = OperationOptions()
+    under_way: Counter[str] = field(default_factory=Counter)
+    """Requests of the kinds whose number is limited, by the kind's name."""
+    forgotten: dict[str, None] = field(default_factory=dict)
+    """Jobs that their clients deleted, while the store still has them; oldest first, bounded."""
         return random.randrange(1 + min(LEAVE_SPREAD_MS, len(self.drain_watchers)))
 
     def pool(self, kind: Kind, model: str = "") -> str:

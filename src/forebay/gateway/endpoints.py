@@ -24,6 +24,7 @@ from forebay.gateway.routes import Handler, Route
 
 __all__ = ["routes"]
 
+from forebay.gateway.responses_api import ROUTES as RESPONSE_ROUTES
 CONSOLES = frozenset({"main", "voice", "voice-alt"})
 ASR_MESSAGE_BYTES = 16 * 1024 * 1024
 WORKING_METHODS = frozenset({"POST", "PUT", "PATCH"})
@@ -91,6 +92,10 @@ def routes() -> list[Route]:
         *_voice(),
     ]
 
+        *PHOTO_ROUTES,
+        *PHOTO_TASK_ROUTES,
+        *OPERATION_ROUTES,
+        *RESPONSE_ROUTES,
 
 def _own() -> list[Route]:
     def get(path: str, handler: Handler, needs: str = PUBLIC, **facts: object) -> Route:

@@ -26,7 +26,7 @@ from forebay.blobs import FOLDER
 from forebay.broker.local import default_store_bytes
 from forebay.broker.local_base import Settings as BrokerSettings
 from forebay.choice import ENGINES, MEMORY, EngineChoice, choose, models_dir
-from forebay.config import Config, Setting, rows, table, table_images, table_recognition
+from forebay.config import Config, Setting, rows, table, table_images, table_recognition, table_text
 from forebay.core.admission import JobLimits
 from forebay.core.kinds import KINDS, Kind, Row
 from forebay.errors import CannotBoot, ConfigError
@@ -39,6 +39,7 @@ from forebay.gateway.personality import MAIN, PERSONALITIES, Personality, person
 from forebay.screen import Facts
 from forebay.serve_history import history_options, recognition_options
 from forebay.serve_store import PRIVATE, Store, is_shared, masked, open_store
+from forebay.serve_text import operation_options
 from forebay.supervisor import ProcessSpec
 
 __all__ = ["Plan", "chat_options", "compose", "gateway_options", "raise_open_files"]
@@ -224,6 +225,7 @@ def _wanted(config: Config) -> list[tuple[Personality, str, int, bool]]:
         "tts": (config[table.TTS_HOST] or host, config[table.TTS_PORT]),
         "chat": (config[table.CHAT_HOST] or host, config[table.CHAT_PORT]),
         "voice": (host, config[table_recognition.VOICE_PORT]),
+        "notebook": (host, config[table_text.NOTEBOOK_PORT]),
         "api": (host, config[table_recognition.API_PORT]),
     }
     found = [(MAIN, host, config[table.PORT], True)]
@@ -343,6 +345,7 @@ def _gateways(
         broker=_broker_settings(config),
         chat=chat_options(config),
         recognition=recognition_options(config),
+        operations=operation_options(config),
         history=history_options(config),
         model_aliases=model_aliases(config),
         log_level=config[table.LOG_LEVEL],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forebay.config import declare, table_images, table_recognition
+from forebay.config import declare, table_images, table_recognition, table_text
 from forebay.config.declare import aliases
 from forebay.config.setting import Alias, Setting
 from forebay.core.admission import JobLimits
@@ -34,6 +34,7 @@ SECTIONS = {
     "speech": "Voices: which engine serves, windows and pacing.",
     "recognition": "Speech to text: which engine serves, and the limits of its paths.",
     "image": "Pictures: which engine serves, and what its workers may use.",
+    "operations": "`/send_operation`: language for notebook front ends.",
     "history": "Finished recognition sessions, tasks and recordings.",
     "chat": "`/chat`: a language model's answer, spoken while it is written.",
     "compat": "Ports that clients of the original systems hard-code.",
@@ -575,7 +576,7 @@ CHAT_API_KEY = declare.maybe_text(
     aliases=aliases("ORCH_API_KEY"),
 )
 
-PARTS = (table_recognition, table_images,)
+PARTS = (table_recognition, table_images, table_text)
 """Modules that declare a part of this table."""
 
 SETTINGS: tuple[Setting[Any], ...] = tuple(declare.declared)

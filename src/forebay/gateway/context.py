@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.scribe import Scribe
 
-__all__ = ["ChatOptions", "GatewayContext", "RecognitionOptions"]
+__all__ = ["ChatOptions", "GatewayContext", "OperationOptions", "RecognitionOptions"]
 
 
 LEAVE_SPREAD_MS = 2000
@@ -59,6 +60,20 @@ class RecognitionOptions:
     min_workers: int = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationOptions:
+    """Manners of `/send_operation`. ``flush_interval_ms`` 0: text leaves at once; otherwise
+    the older rule, with ``flush_items`` pieces and never more than ``flush_cap`` waiting.
+    ``heartbeat_s``: silence after which a blank line is sent; 0: never. ``concurrency``:
+    operations under way at once."""
+
+    flush_interval_ms: float = 0.0
+    flush_items: int = 15
+    flush_cap: int = 20
+    heartbeat_s: float = 15.0
+    concurrency: int = 1000
+
+
 @dataclass(slots=True, kw_only=True)
 class GatewayContext:
     """The broker, the hub and the numbers of one gateway process."""
@@ -84,6 +99,11 @@ class GatewayContext:
     queue_limit: int = 5000
     """Jobs that may wait per pool, as the broker was told."""
     recognition: RecognitionOptions = RecognitionOptions()
+    operations: OperationOptions = OperationOptions()
+    under_way: Counter[str] = field(default_factory=Counter)
+    """Requests of the kinds whose number is limited, by the kind's name."""
+    forgotten: dict[str, None] = field(default_factory=dict)
+    """Jobs that their clients deleted, while the store still has them; oldest first, bounded."""
     blobs: Blobs | None = None
     """Where files go that are too large for a stream; None: they are refused."""
     scribe: Scribe | None = None
@@ -110,12 +130,6 @@ class GatewayContext:
     def retry_after_ms(self) -> int:
         """When a client that is sent away should come back: the more there are, the wider
         they are spread, so that the others are not met by all of them at once."""
-    photos: PhotoOptions = PhotoOptions()
-    operations: OperationOptions = OperationOptions()
-    under_way: Counter[str] = field(default_factory=Counter)
-    """Requests of the kinds whose number is limited, by the kind's name."""
-    forgotten: dict[str, None] = field(default_factory=dict)
-    """Jobs that their clients deleted, while the store still has them; oldest first, bounded."""
         return random.randrange(1 + min(LEAVE_SPREAD_MS, len(self.drain_watchers)))
 
     def pool(self, kind: Kind, model: str = "") -> str:

@@ -19,12 +19,13 @@ from forebay.gateway.http import ROUTES as OPENAI_ROUTES
 from forebay.gateway.http import health as model_health
 from forebay.gateway.job_events import ROUTES as JOB_EVENT_ROUTES
 from forebay.gateway.listening import ROUTES as LISTENING_ROUTES
+from forebay.gateway.operations import ROUTES as OPERATION_ROUTES
 from forebay.gateway.responses import Receive, Scope, Send
+from forebay.gateway.responses_api import ROUTES as RESPONSE_ROUTES
 from forebay.gateway.routes import Handler, Route
 
 __all__ = ["routes"]
 
-from forebay.gateway.responses_api import ROUTES as RESPONSE_ROUTES
 CONSOLES = frozenset({"main", "voice", "voice-alt"})
 ASR_MESSAGE_BYTES = 16 * 1024 * 1024
 WORKING_METHODS = frozenset({"POST", "PUT", "PATCH"})
@@ -88,14 +89,12 @@ def routes() -> list[Route]:
         *CAPACITY_ROUTES,
         *JOB_EVENT_ROUTES,
         *LISTENING_ROUTES,
+        *OPERATION_ROUTES,
+        *RESPONSE_ROUTES,
         *_recognition(),
         *_voice(),
     ]
 
-        *PHOTO_ROUTES,
-        *PHOTO_TASK_ROUTES,
-        *OPERATION_ROUTES,
-        *RESPONSE_ROUTES,
 
 def _own() -> list[Route]:
     def get(path: str, handler: Handler, needs: str = PUBLIC, **facts: object) -> Route:

@@ -32,7 +32,12 @@ from forebay.broker.local_base import Settings
 from forebay.errors import CannotBoot, ConfigError, ForebayError
 from forebay.gateway.app import GatewayApp
 from forebay.gateway.auth import Auth, refuse_open_bind
-from forebay.gateway.context import ChatOptions, GatewayContext, RecognitionOptions
+from forebay.gateway.context import (
+    ChatOptions,
+    GatewayContext,
+    OperationOptions,
+    RecognitionOptions,
+)
 from forebay.gateway.costs import process_costs
 from forebay.gateway.dropping import Dropper
 from forebay.gateway.endpoints import routes
@@ -85,6 +90,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     chat: ChatOptions = ChatOptions()
     model_aliases: dict[str, str] = msgspec.field(default_factory=lambda: dict(MODEL_ALIASES))
     recognition: RecognitionOptions = RecognitionOptions()
+    operations: OperationOptions = OperationOptions()
     history: HistoryOptions = HistoryOptions()
     log_level: str = "info"
     log_format: str = "auto"
@@ -211,6 +217,7 @@ class _Gateway:
             queue_limit=spec.broker.limits.queue,
             blobs=blobs,
             recognition=spec.recognition,
+            operations=spec.operations,
             scribe=await open_history(stack, hub, spec.history, spec.data_dir, blobs),
         )
         metrics.pools = broker.pools

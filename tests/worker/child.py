@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
 from forebay.worker.steps import StepsTable
@@ -24,7 +25,15 @@ def main() -> int:
         return EXIT_CANNOT_BOOT
     if how == "dies":
         return 3
+    if how == "ready_once" and len(Path(log).read_text().splitlines()) > 1:
+        return EXIT_CANNOT_BOOT
+    return live(how, log, table)
+
+
+def live(how: str, log: str, table: StepsTable | None) -> int:
     stopping: list[int] = []
+    if how == "hangup":
+        signal.signal(signal.SIGHUP, lambda *_: say(log, "hangup-heard"))
     if how != "stubborn":
         signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
     else:
@@ -36,9 +45,13 @@ def main() -> int:
                 time.sleep(60)
     while not stopping:
         time.sleep(0.01)
-    with open(log, "a") as file:
-        print("left", os.getpid(), how, file=file)
+    say(log, "left", how)
     return 0
+
+
+def say(log: str, what: str, *more: str) -> None:
+    with open(log, "a") as file:
+        print(what, os.getpid(), *more, file=file)
 
 
 if __name__ == "__main__":

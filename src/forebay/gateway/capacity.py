@@ -7,6 +7,7 @@ jobs take. ``?max_wait=`` (seconds, default 1) is the p95 wait that "needed" and
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,9 +19,10 @@ from forebay.gateway.context import GatewayContext
 from forebay.gateway.responses import Receive, Scope, Send, reply_json
 from forebay.gateway.routes import Route
 
-__all__ = ["ROUTES", "capacity", "pool_capacity"]
+__all__ = ["ROUTES", "capacity", "needs", "pool_capacity"]
 
 UTILISATION = 0.8
+SCRAPED_WAIT_S = 1.0
 
 
 async def capacity(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
@@ -36,6 +38,16 @@ async def capacity(scope: Scope, receive: Receive, send: Send, ctx: GatewayConte
         found["position_now"] = place.position
         pools.append(found)
     await reply_json(send, {"max_wait_s": max_wait_s, "pools": pools})
+
+
+def needs(ctx: GatewayContext) -> Iterator[tuple[str, int, int]]:
+    """For scrapes: each pool whose cost has been measured, the workers its load needs for a
+    p95 wait of `SCRAPED_WAIT_S`, and the streams that would still fit."""
+    for pool in ctx.broker.pools():
+        live = ctx.rows[pool.kind].cut is Cut.SPAN
+        found = pool_capacity(pool, max_wait_s=SCRAPED_WAIT_S, live=live)
+        if found["needed_workers"] is not None:
+            yield pool.name, found["needed_workers"], found["spare_streams"]
 
 
 def _seconds(text: str) -> float:

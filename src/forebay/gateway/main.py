@@ -32,6 +32,7 @@ from forebay.broker.local_base import Settings
 from forebay.errors import CannotBoot, ConfigError, ForebayError
 from forebay.gateway.app import GatewayApp
 from forebay.gateway.auth import Auth, refuse_open_bind
+from forebay.gateway.capacity import needs
 from forebay.gateway.context import (
     ChatOptions,
     GatewayContext,
@@ -221,6 +222,7 @@ class _Gateway:
             scribe=await open_history(stack, hub, spec.history, spec.data_dir, blobs),
         )
         metrics.pools = broker.pools
+        metrics.needs = lambda: needs(ctx)
         metrics.workers = broker.workers
         metrics.processes = process_costs(spec.parent_pid)
         app = GatewayApp(ctx, routes())

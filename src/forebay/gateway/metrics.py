@@ -25,6 +25,8 @@ Names (the ``ws_gateway_*`` family is S1's, kept as its dashboards know it):
 ``forebay_workers{pool,state}``                gauge      known, ready
 ``forebay_slots{pool}``, forebay_free_credits  gauge      capacity and what is left of it
 ``forebay_service_seconds{pool}``, _rtf        gauge      measured model time a job
+``forebay_needed_workers{pool}``               gauge      for a p95 wait of 1 s at this load
+``forebay_spare_streams{pool}``                gauge      how many more would fit so
 ``forebay_worker_sessions{worker,pool}``       gauge      sessions a worker holds
 ``forebay_worker_load{worker,pool}``           gauge      share of its slots stepping now
 ``forebay_worker_rtf{worker,pool}``            gauge      its measured real-time factor
@@ -125,6 +127,7 @@ class GatewayMetrics:
         self.connections: Callable[[], dict[str, int]] = dict
         self.pools: Callable[[], Iterable[PoolView]] = tuple
         self.workers: Callable[[], Iterable[WorkerView]] = tuple
+        self.needs: Callable[[], Iterable[tuple[str, int, int]]] = tuple
         self.processes: Callable[[], dict[str, tuple[float, float]]] = dict
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Face(self))
@@ -302,7 +305,12 @@ class _Face(Collector):
                 service.add_metric([pool.name], pool.service_s)
             if pool.rtf is not None:
                 rtf.add_metric([pool.name], pool.rtf)
-        yield from (jobs, workers, slots, free, service, rtf)
+        needed = GaugeMetricFamily("forebay_needed_workers", "for p95 1 s", labels=["pool"])
+        spare = GaugeMetricFamily("forebay_spare_streams", "that would fit", labels=["pool"])
+        for name, wanted, left in self._m.needs():
+            needed.add_metric([name], wanted)
+            spare.add_metric([name], left)
+        yield from (jobs, workers, slots, free, service, rtf, needed, spare)
 
     def _workers(self) -> Iterator[Metric]:
         """One worker is one pool's, in what `forebay serve` starts; more are joined by +."""

@@ -1,0 +1,178 @@
+"""The files of deploy/ pass the validators of the programs they are for.
+
+No container engine is needed: each file is read by its own program or its published schema.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+TOOLS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "forebay" / "tools"
+
+
+def tool(name: str) -> str:
+    """The program, from the environment, the system, or what scripts/system.sh unpacked."""
+    places = [Path(sys.executable).parent, *os.environ["PATH"].split(os.pathsep)]
+    places += [TOOLS / "usr/bin", TOOLS / "usr/sbin", "/usr/sbin"]
+    found = shutil.which(name, path=os.pathsep.join(map(str, places)))
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not here: run scripts/system.sh")
+        pytest.skip(f"{name} is not here: run scripts/system.sh")
+    return found
+
+
+def passes(*words: str | Path, cwd: Path = ROOT) -> str:
+    run = subprocess.run(
+        [str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def test_the_container_file_follows_good_practice():
+    passes(tool("hadolint"), DEPLOY / "container/Dockerfile")
+
+
+def test_the_compose_file_is_one():
+    passes(
+        tool("check-jsonschema"),
+        *("--builtin-schema", "vendor.compose-spec", DEPLOY / "compose/compose.yaml"),
+    )
+
+
+def test_every_variable_of_the_compose_file_is_in_the_example():
+    text = (DEPLOY / "compose/compose.yaml").read_text()
+    used = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", text)) - {"FOREBAY_VERSION", "SGLANG_TAG"}
+    example = (DEPLOY / "compose/.env.example").read_text()
+    given = set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
+    assert used == given
+
+
+def test_two_gateways_fifty_recognisers_and_a_gpu_profile():
+    services = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())["services"]
+    assert {"gateway-a", "gateway-b", "nginx", "valkey", "postgres"} <= set(services)
+    assert services["worker-recognition"]["deploy"]["replicas"] == "${RECOGNITION_WORKERS:-50}"
+    model = services["sglang"]
+    assert model["profiles"] == ["gpu"]
+    assert "../../models:/models" in model["volumes"]
+    assert int(model["healthcheck"]["start_period"].rstrip("s")) >= 600
+
+
+def test_the_start_scripts_are_sound():
+    passes("bash", "-n", ROOT / "scripts/up.sh")
+    text = (ROOT / "scripts/up.ps1").read_text()
+    assert text.count("{") == text.count("}") and text.count("(") == text.count(")")
+
+
+def nginx_takes(body: str, folder: Path) -> None:
+    conf = folder / "nginx.conf"
+    conf.write_text(
+        f"pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
+        f"http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};\n"
+        f"fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};\n"
+        f"{body}\n}}\n"
+    )
+    passes(tool("nginx"), "-t", "-q", "-c", conf)
+
+
+@pytest.mark.parametrize("file", ["compose/nginx/forebay.conf", "proxy/nginx-gateways.conf"])
+def test_nginx_takes_its_files(file, tmp_path):
+    body = (DEPLOY / file).read_text()
+    nginx_takes(re.sub(r"gateway-[ab]", "127.0.0.1", body), tmp_path)
+
+
+def test_caddy_takes_its_file():
+    passes(
+        tool("caddy"),
+        *("validate", "--adapter", "caddyfile", "--config", DEPLOY / "proxy/Caddyfile"),
+    )
+
+
+def test_prometheus_takes_its_rules(tmp_path):
+    passes(tool("promtool"), "check", "rules", DEPLOY / "prometheus/alerts.yml")
+    (tmp_path / "prometheus.key").write_text("key")
+    text = (DEPLOY / "prometheus/prometheus.yml").read_text()
+    (tmp_path / "prometheus.yml").write_text(text.replace("/forebay/", f"{tmp_path}/"))
+    shutil.copy(DEPLOY / "prometheus/alerts.yml", tmp_path)
+    passes(tool("promtool"), "check", "config", tmp_path / "prometheus.yml")
+
+
+def test_every_metric_asked_for_exists():
+    from forebay.gateway import metrics
+
+    known = set(re.findall(r"(?:forebay|ws_gateway|process)_[a-z_]+", metrics.__doc__ or ""))
+    known |= {"forebay_free_credits", "forebay_rtf", "forebay_connections_total"}
+    texts = [(DEPLOY / "prometheus/alerts.yml").read_text()]
+    texts += [path.read_text() for path in DEPLOY.glob("grafana/*.json")]
+    texts += [path.read_text() for path in DEPLOY.glob("helm/examples/*.yaml")]
+    asked = set(re.findall(r"\b(?:forebay|process)_[a-z_]+", "\n".join(texts)))
+    asked = {re.sub(r"_(bucket|count|sum)$", "", name) for name in asked}
+    assert asked - known == set()
+
+
+def test_dashboards_have_panels_with_questions():
+    for path in DEPLOY.glob("grafana/*.json"):
+        board = json.loads(path.read_text())
+        assert board["panels"] and board["uid"].startswith("forebay")
+        assert all(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    assert "asr_chunk_queue" in (DEPLOY / "grafana/overview.json").read_text()
+
+
+@pytest.mark.parametrize("unit", ["forebay.service", "forebay-worker@.service"])
+def test_systemd_takes_its_units(unit, tmp_path):
+    verify = tool("systemd-analyze")
+    for path in DEPLOY.glob("systemd/*"):
+        shutil.copy(path, tmp_path)
+    name = unit.replace("@.", "@recognition-1.")
+    if name != unit:
+        shutil.copy(DEPLOY / "systemd" / unit, tmp_path / name)
+    run = subprocess.run(
+        [verify, "verify", "--man=no", str(tmp_path / name)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+    )
+    ours = [line for line in run.stderr.splitlines() if "forebay" in line]
+    assert run.returncode == 0 and not ours, run.stderr
+
+
+CHART = DEPLOY / "helm/forebay"
+
+
+def test_the_chart_is_sound():
+    passes(tool("helm"), "lint", "--strict", CHART)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("ingress.enabled=true", "ingress.tlsSecretName=tls", "history.secretName=db"),
+        ("gateway.autoscaling.enabled=false", "gateway.compat=all", "blobs.claimName=blobs"),
+    ],
+)
+def test_kubernetes_takes_what_the_chart_makes(changes, tmp_path):
+    words = [word for change in changes for word in ("--set", change)]
+    made = passes(tool("helm"), "template", "forebay", CHART, *words)
+    (tmp_path / "all.yaml").write_text(made)
+    passes(tool("kubernetes-validate"), "--strict", tmp_path / "all.yaml")
+    objects = [item for item in yaml.safe_load_all(made) if item]
+    kinds = [item["kind"] for item in objects]
+    assert kinds.count("Deployment") == 5
+    scalers = [item for item in objects if item["kind"] == "HorizontalPodAutoscaler"]
+    names = [m["external"]["metric"]["name"] for s in scalers for m in s["spec"]["metrics"]
+             if m["type"] == "External"]  # fmt: skip
+    assert names == ["forebay_needed_workers"]

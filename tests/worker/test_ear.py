@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from listen_world import World, wav
 
 from forebay.core.events import End, Ended, Final, InputItem, OutputEvent, Sound
+from forebay.core.kinds import KINDS, Kind
+from forebay.core.spec import JobSpec, Lease
 from forebay.core.tones import WORD_SAMPLES, speak
 from forebay.engines.synthetic_asr import SyntheticRecognition
+from forebay.worker import listen
+from forebay.worker.media import Frames
 from virtual import virtual
 
 CHUNK = 3200  # bytes: 0.1 s
@@ -70,6 +76,55 @@ async def test_a_partial_that_was_replaced_keeps_its_number_and_loses_its_text(
     assert [p.text for p in await world.partials()] == ["", "", "", "", words(0, 5)]
     live = [e.text for push in world.pushed for e in getattr(push, "events", ()) if e.n == 3]
     assert words(0, 3) in live
+
+
+class SlowDecoder:
+    """Inside `read` until it is let out; to be closed only from outside."""
+
+    def __init__(self) -> None:
+        self.inside, self.out, self.gone = (threading.Event() for _ in range(3))
+        self.reading = self.closed = self.closed_inside = False
+
+    def read(self, samples: int) -> Frames:
+        self.reading = True
+        self.inside.set()
+        self.out.wait(5)
+        self.reading = False
+        return np.zeros(0, np.int16)
+
+    def close(self) -> None:
+        self.closed_inside = self.reading
+        self.closed = True
+        self.gone.set()
+
+
+@pytest.mark.parametrize("opening", [False, True])
+async def test_a_file_whose_job_is_cancelled_is_closed_when_its_thread_has_left(
+    monkeypatch: pytest.MonkeyPatch, opening: bool
+) -> None:
+    decoder = SlowDecoder()
+
+    def open_it(source: object) -> SlowDecoder:
+        if opening:
+            decoder.read(0)
+        return decoder
+
+    monkeypatch.setattr(listen, "open_sound", open_it)
+    monkeypatch.setattr(listen, "is_quick", lambda source: False)
+    spec = JobSpec(id="j", kind=Kind.RECOGNITION, pool="recognition/synthetic", params={})
+    ear = listen.Ear(KINDS[Kind.RECOGNITION], Lease(spec=spec, attempt=1))
+    ear.feed([Sound(data=b"OggS", form="file", offset=1)], 0.0)
+    span = ear.take(0.0)
+    assert span is not None
+    reading = asyncio.ensure_future(ear.read(span))
+    await asyncio.to_thread(decoder.inside.wait, 5)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    ear.close()
+    assert not decoder.closed
+    decoder.out.set()
+    assert await asyncio.to_thread(decoder.gone.wait, 5)
+    assert decoder.closed and not decoder.closed_inside
 
 
 @in_world

@@ -1,5 +1,8 @@
 """Recordings of live sessions, off the loop: what was heard goes to disk a second at a time.
 
+What is due goes to the disk's thread together, a few times a second: a thread that is woken
+for every session's second takes the loop's time with it.
+
 Only what is plainly samples is recorded (headerless PCM and plain WAV, mono, of one rate):
 anything else would have to be decoded, which is a worker's work. A disk that cannot keep up
 costs recordings, never audio: past `MAX_WAITING_BYTES` a session's recording is given up.
@@ -22,6 +25,7 @@ __all__ = ["Tape", "plain_wav"]
 
 BLOCK_BYTES = 32 * 1024
 MAX_WAITING_BYTES = 64 * 1024 * 1024
+TOGETHER_S = 0.25
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +44,8 @@ class Tape:
         self.recordings = recordings
         self._reels: dict[str, _Reel] = {}
         self._waiting_bytes = 0
+        self._due: list[tuple[str, bytes, int]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tape")
 
     def hear(self, job: str, items: Sequence[InputItem]) -> None:
@@ -65,14 +71,31 @@ class Tape:
             self._give_up(job, reel, "disk")
             return
         self._waiting_bytes += len(data)
-        loop = asyncio.get_running_loop()
-        written = loop.run_in_executor(self._disk, self.recordings.append, job, data, reel.rate)
-        written.add_done_callback(lambda done: self._written(job, reel, len(data), done))
+        self._due.append((job, data, reel.rate))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TOGETHER_S, self._write)
 
-    def _written(self, job: str, reel: _Reel, size: int, done: asyncio.Future[None]) -> None:
+    def _write(self) -> None:
+        """Give what is due to the disk, before anything else that it is asked to do."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due, self._due = self._due, []
+        if not due:
+            return
+        size = sum(len(data) for _, data, _ in due)
+        loop = asyncio.get_running_loop()
+        written = loop.run_in_executor(self._disk, self.recordings.append_all, due)
+        written.add_done_callback(lambda done: self._written(size, done))
+
+    def _written(self, size: int, done: asyncio.Future[list[str]]) -> None:
         self._waiting_bytes -= size
-        if not done.cancelled() and done.exception() is not None:
-            self._give_up(job, reel, "disk")
+        if done.cancelled():
+            return
+        for job in done.result():
+            reel = self._reels.get(job)
+            if reel is not None:
+                self._give_up(job, reel, "disk")
 
     def _give_up(self, job: str, reel: _Reel, reason: str) -> None:
         if not reel.given_up:
@@ -87,6 +110,7 @@ class Tape:
             return ""
         if reel.data:
             self._turn(job, reel)
+        self._write()
         loop = asyncio.get_running_loop()
         try:
             if reel.given_up:
@@ -100,6 +124,7 @@ class Tape:
     async def discard(self, job: str) -> None:
         """Forget the recording of ``job``."""
         if self._reels.pop(job, None) is not None:
+            self._write()
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._disk, self.recordings.discard, job)
 

@@ -25,6 +25,7 @@ from forebay.gateway.responses import where
 from forebay.gateway.sweep import WriteStall
 from forebay.gateway.wire import LOW_WATER_BYTES
 from forebay.gateway.wires import WebSocketWire
+from forebay.gateway.ws_plain import FrameEdge, plain_frame
 
 if TYPE_CHECKING:
     from forebay.gateway.server import Listener
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 MESSAGES_AHEAD = 16
 """Decoded messages waiting for the application; beyond it bytes stay undecoded."""
+FEW_AHEAD, AHEAD_BYTES = 2, 32 * 1024
+"""Up to so many, and so much, the socket is read on while they wait."""
 SLICE_BYTES = 4096
 """Bytes decoded at a time, so that a read full of tiny frames cannot become 30,000 objects."""
 PING = b"forebay"
@@ -58,6 +61,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.address = address
         self.slot: int | None = None
         self.wire = WebSocketWire(self)
+        self._edge = FrameEdge()
+        self._plain_bytes: int = self.conn.max_message_size or SLICE_BYTES
+        self._ahead_bytes = 0  # in the queue, since it was last empty
         self._undecoded = bytearray()
         self._fragments = bytearray()
         self._made = 0.0
@@ -162,12 +168,27 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.listener.metrics.refuse("early_frames")
             self.transport.abort()
             return
-        if not self._undecoded and len(data) <= SLICE_BYTES and self.queue.empty():
-            self.conn.receive_data(data)  # the usual case: one small frame
+        if not self.handshake_complete:
+            self._edge.lost = not data.endswith(b"\r\n\r\n")
+            self.conn.receive_data(data)
             self.handle_events()
         else:
-            self._undecoded += data
+            rest = data if self._undecoded else self._plain(data)
+            self._undecoded += rest
         self._decode(limit=MESSAGES_AHEAD)
+
+    def _plain(self, data: bytes) -> bytes:
+        """Take the plain frames that ``data`` begins with; the rest is for the codec."""
+        at = 0
+        while at < len(data) and self._edge.between and not self._fragments:
+            if self.gone or self.queue.qsize() >= MESSAGES_AHEAD:
+                break
+            frame = plain_frame(data, at, self._plain_bytes)
+            if frame is None:
+                break
+            text, payload, at = frame
+            self._message(payload, text=text)
+        return data[at:] if at else data
 
     def _decode(self, limit: int | None) -> None:
         """Decode until ``limit`` messages wait; then stop reading from the socket."""
@@ -176,13 +197,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 break
             part = bytes(self._undecoded[:SLICE_BYTES])
             del self._undecoded[:SLICE_BYTES]
+            self._edge.fed(part)
             self.conn.receive_data(part)
             self.handle_events()
         if self.conn.parser_exc is not None:
             self._undecoded.clear()
             self.handle_parser_exception()
-        elif not self.queue.empty() and self.handshake_complete and not self.close_sent:
+        elif self._full and self.handshake_complete and not self.close_sent:
             self._pause_reading()
+
+    @property
+    def _full(self) -> bool:
+        """Enough waits for the application: the socket can wait too. A message or two more
+        are let in, for a pause costs more than a small message does."""
+        waiting = self.queue.qsize()
+        return waiting > FEW_AHEAD or (waiting > 0 and self._ahead_bytes > AHEAD_BYTES)
 
     def _pause_reading(self) -> None:
         if not self.read_paused and not self.transport.is_closing():
@@ -198,6 +227,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     async def receive(self) -> Any:
         """The next event. Cancelling loses nothing."""
         message = await self.queue.get()
+        if self.queue.empty():
+            self._ahead_bytes = 0
         if self.queue.empty() and not self.disconnected:
             self._decode(limit=MESSAGES_AHEAD)
             if self.queue.empty():
@@ -215,6 +246,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """The largest message taken from now on; a larger one ends the connection (1009)."""
         self.conn.max_message_size = limit_bytes
         self.conn.max_fragment_size = None
+        self._plain_bytes = limit_bytes
 
     def handle_cont(self, event: Frame) -> None:
         self._part(event)
@@ -233,12 +265,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._fragments += event.data
         if not event.fin:
             return
-        self.moved = self._heard
         data = bytes(self._fragments) if self._fragments else bytes(event.data)
         self._fragments.clear()
+        self._message(data, text=self.curr_msg_data_type == "text")
+
+    def _message(self, data: bytes, *, text: bool) -> None:
+        """A whole message has come."""
+        self.moved = self._heard
         if self.close_sent:
             return
-        if self.curr_msg_data_type == "bytes":
+        self._ahead_bytes += len(data)
+        if not text:
             self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
             return
         try:

@@ -8,8 +8,10 @@ block: give them to a thread.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from forebay.core.audio import wav_header
@@ -18,6 +20,7 @@ from forebay.errors import NotFound, StoreFull
 __all__ = ["Recordings"]
 
 HEADER_BYTES = 44
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 _PATH = re.compile(r"[0-9a-f]{16}/[0-9a-f]{32}\.[a-z0-9]{2,5}")
 _JOB = re.compile(r"[0-9a-f]{32}")
 
@@ -31,11 +34,29 @@ class Recordings:
 
     def append(self, job: str, data: bytes, rate: int) -> None:
         """Add mono s16le samples to what was recorded of ``job``, all at one rate."""
-        self._parts.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self._parts / _checked(job)).open("ab") as file:
-            if file.tell() == 0:
-                file.write(wav_header(rate, 1))
-            file.write(data)
+        path = f"{self._parts}/{_checked(job)}"
+        try:
+            file = os.open(path, _APPEND, 0o600)
+        except FileNotFoundError:
+            self._parts.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = os.open(path, _APPEND, 0o600)
+        try:
+            if os.fstat(file).st_size == 0:
+                data = wav_header(rate, 1) + data
+            while data:
+                data = data[os.write(file, data) :]
+        finally:
+            os.close(file)
+
+    def append_all(self, parts: Iterable[tuple[str, bytes, int]]) -> list[str]:
+        """`append` for each (job, data, rate); the jobs that the disk refused."""
+        refused = []
+        for job, data, rate in parts:
+            try:
+                self.append(job, data, rate)
+            except (OSError, NotFound):
+                refused.append(job)
+        return refused
 
     def finish(self, job: str, tenant: str, user: str) -> str:
         """Give the recording of ``job`` its final name and length. The path below the folder,

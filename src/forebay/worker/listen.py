@@ -17,6 +17,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,6 +96,7 @@ class Ear:
         self._queue: deque[_Piece] = deque()
         self._parts: list[bytes] = []  # of a container that has not come to its end
         self._decoder: Decoder | None = None
+        self._thread: asyncio.Future[Any] | None = None  # in `_decoder`, or opening it
         self._quick = False
         self._resampler: tuple[int, Resampler] | None = None
         self._ended = False
@@ -211,7 +213,7 @@ class Ear:
             if room <= 0:
                 break
         flush = flush or self._room <= 0
-        frames = np.concatenate(parts) if parts else _NOTHING
+        frames = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else _NOTHING
         return Span((), 0, frames=frames, ends=tuple(ends), flush=flush)
 
     def _skip_done(self, piece: _Piece) -> None:
@@ -290,10 +292,13 @@ class Ear:
         return Span((), 0, frames=frames, flush=self._room <= 0, file=span.file)
 
     async def _call(self, work: Callable[[Any], T], argument: Any) -> T:
-        """In a thread, where it may take long."""
+        """In a thread, where it may take long. A thread cannot be cancelled: what it works
+        on is let go of when it has left."""
         if self._quick:
             return work(argument)
-        return await asyncio.to_thread(work, argument)
+        thread = asyncio.get_running_loop().run_in_executor(None, work, argument)
+        self._thread = thread
+        return await asyncio.shield(thread)
 
     def _source(self, item: Sound) -> bytes | Path:
         if not item.blob:
@@ -379,10 +384,23 @@ class Ear:
         return found
 
     def close(self) -> None:
-        """Let go of an open container."""
-        self._close_decoder()
+        """Let go of an open container, as soon as no thread is inside it."""
+        thread, self._thread = self._thread, None
+        if thread is None or thread.done():
+            self._close_decoder()
+            return
+        decoder, self._decoder = self._decoder, None
+        thread.add_done_callback(partial(_left, decoder))
 
     def _close_decoder(self) -> None:
         if self._decoder is not None:
             self._decoder.close()
             self._decoder = None
+
+
+def _left(decoder: Decoder | None, thread: asyncio.Future[Any]) -> None:
+    """A thread that nobody waits for any more has left: ``decoder``, or with a new one."""
+    if decoder is None and not thread.cancelled() and thread.exception() is None:
+        decoder = thread.result()
+    if decoder is not None:
+        decoder.close()

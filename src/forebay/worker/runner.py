@@ -285,43 +285,56 @@ class Runner:
 
     # ------------------------------------------------------------------ writing
 
-    async def write(self, session: Session, event: OutputEvent) -> None:
+    async def write(self, session: Session, event: OutputEvent, *, together: bool = False) -> None:
         """Stamp and commit one event, after waiting for byte credit. Does nothing for a
         session whose fate is decided. Raises `EngineFailed` for what cannot be sent. An event
-        that a newer one will replace does not wait: without credit it is left out."""
+        that a newer one will replace does not wait: without credit it is left out.
+
+        ``together``: more may follow in this turn of the loop, or a `flush`; what came by the
+        end of the turn is one commit."""
         size = size_of(event)
         if session.credit < size + NUMBERS_BYTES and tag_of(event) == session.replaceable:
             return
         if size > ITEM_BYTES:
             raise EngineFailed(f"output event of {size} bytes, expected at most {ITEM_BYTES}")
         while session.credit < size + NUMBERS_BYTES and session.fate is Fate.LIVE:
+            self.flush(session)  # credit comes for what the broker has
             session.room.clear()
             session.clock.pause(self._loop.time())
             session.disarm()
             await session.room.wait()
             self.start_clock(session)
         if session.fate is Fate.LIVE:
-            self._commit(session, event)
+            self._stamp(session, event)
+            if not together:
+                self.flush(session)
+            elif not session.flush_due:
+                session.flush_due = True
+                self._loop.call_soon(self._flush_due, session)
 
-    def _commit(self, session: Session, event: OutputEvent) -> None:
+    def _stamp(self, session: Session, event: OutputEvent) -> None:
         stamped = session.stamper.stamp(event)
         session.credit -= size_of(stamped)
-        session.told = session.cutter.consumed(session.stamper.marks.get("units", 0))
-        self.broker.commit(
-            session.job,
-            session.attempt,
-            [stamped],
-            session.told,
-            model_s=session.clock.take(self._loop.time()),
-        )
+        session.unsaid.append(stamped)
 
-    def tell_consumed(self, session: Session) -> None:
-        """Commit how much input is done with, where no event has told it."""
+    def _commit(self, session: Session, event: OutputEvent) -> None:
+        self._stamp(session, event)
+        self.flush(session)
+
+    def flush(self, session: Session) -> None:
+        """Commit what was written and how much input is done with, if either is news."""
         position = session.cutter.consumed(session.stamper.marks.get("units", 0))
-        if session.fate is Fate.LIVE and position != session.told:
-            session.told = position
-            model_s = session.clock.take(self._loop.time())
-            self.broker.commit(session.job, session.attempt, [], position, model_s=model_s)
+        if not session.unsaid and position == session.told:
+            return
+        events, session.unsaid = session.unsaid, []
+        session.told = position
+        model_s = session.clock.take(self._loop.time())
+        self.broker.commit(session.job, session.attempt, events, position, model_s=model_s)
+
+    def _flush_due(self, session: Session) -> None:
+        session.flush_due = False
+        if session.unsaid:
+            self.flush(session)
 
     def start_clock(self, session: Session) -> None:
         """Model time runs from now; at its end the job expires and its step is stopped."""
@@ -386,6 +399,10 @@ class Runner:
             return
         if fate is Fate.HANDED and session.task is None:
             self._flush_speech(session)
+        if fate is Fate.FENCED:
+            session.unsaid = []  # nobody takes it any more
+        elif session.unsaid:
+            self.flush(session)
         session.fate = fate
         session.disarm()
         session.room.set()

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from forebay.blobs import Blobs
-from forebay.core.events import Ended, InputItem
+from forebay.core.events import Ended, InputItem, OutputEvent
 from forebay.core.flush import Lead
 from forebay.core.kinds import Cut, Row
 from forebay.core.spec import Lease
@@ -112,6 +112,8 @@ class Session:
         self.timer: asyncio.TimerHandle | None = None
         self.work: Work | None = None
         self.last_words: Ended | None = None  # waits for byte credit
+        self.unsaid: list[OutputEvent] = []  # stamped, for the next commit
+        self.flush_due = False
         self.idle_since = now
         self._heard = lease.consumed.offset
         self._begun = False

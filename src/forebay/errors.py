@@ -28,10 +28,12 @@ Every class carries four facts that any face of the system can answer with:
     │   ├── TooManyConnections  connection limit of the process or address
     │   ├── NoWorkers           nobody serves that pool now
     │   ├── Draining            this gateway is shutting down
-    │   └── StoreFull           the broker's memory or disk is at its limit
+    │   ├── StoreFull           the broker's memory or disk is at its limit
+    │   └── StoreDown           the broker does not answer in time
     ├── SlowClient              the reader fell behind past the kind's bound
     ├── JobFailed ............. a job began and could not end well
     │   ├── WorkerLost          its process died and the model cannot go on
+    │   ├── KernelLost          a notebook's kernel ended while its cell ran
     │   ├── Poison              it crashed every worker that stepped it
     │   ├── EngineFailed        the model raised or returned nonsense
     │   ├── DeadlineExceeded    queue, run or total deadline passed
@@ -68,6 +70,7 @@ __all__ = [
     "Forbidden",
     "ForebayError",
     "JobFailed",
+    "KernelLost",
     "MissingEngine",
     "ModelNotFound",
     "NoWorkers",
@@ -82,6 +85,7 @@ __all__ = [
     "ResumeNotAvailable",
     "SlowClient",
     "StateLost",
+    "StoreDown",
     "StoreFull",
     "Superseded",
     "TooLarge",
@@ -238,6 +242,12 @@ class StoreFull(Refused):
     code = "store_full"
 
 
+class StoreDown(Refused):
+    """Redis did not answer within the deadline. What was written may have landed."""
+
+    code = "store_down"
+
+
 class SlowClient(ForebayError):
     code = "backpressure"
     http_status = 408
@@ -254,6 +264,14 @@ class WorkerLost(JobFailed):
     code = "worker_lost"
     http_status = 502
     retryable = True
+
+
+class KernelLost(JobFailed):
+    """``details["reason"]``: died, memory, restarted, or in words why we ended it. What the
+    notebook held in memory is gone; its files are not."""
+
+    code = "kernel_lost"
+    http_status = 502
 
 
 class Poison(JobFailed):

@@ -1,0 +1,291 @@
+-- Records, time and pushes: what every function below stands on.
+--
+-- One call is one unit of work. Checks come first (`die` leaves everything as it was), records
+-- are loaded once and written back at the end; streams, sets and pushes are written at once.
+-- Times are milliseconds of this server's clock; no client's clock is ever used.
+
+local F, API = {}, {}          -- internal steps; what clients may call
+local P, NOW, LOADED, POOLS    -- of the call that is running
+local max, min, floor
+
+local call, pack, unpack_  -- the server's, which are not there yet while this is loaded
+
+local TTL, PAUSE, SECOND_LOOK, WORD = 800, 350, 20, 50
+local GATEWAY_TTL = 3000
+local EXCLUSIVE_AFTER = 2
+local PLACES_EVERY, PLACES_SLICE = 1000, 256
+local SAID_BYTES = 160 * 1024
+local LEASE_INPUT_BYTES = 64 * 1024
+local ENTRY_BYTES = 4096
+local MAX_DEAD = 200
+local ASSUMED_S = 10
+
+local OVER = {completed = true, failed = true, cancelled = true, expired = true}
+
+local function die(code, message)
+  error({code = code, message = message}, 0)
+end
+
+local function at(name, id)
+  return P .. K[name] .. (id or '')
+end
+
+local function clock()
+  if CLOCK then
+    local set = call('GET', CLOCK)
+    if set then return tonumber(set) end
+  end
+  local time = call('TIME')
+  return time[1] * 1000 + floor(time[2] / 1000)
+end
+
+-- ---------------------------------------------------------------------- msgpack by hand
+-- Whatever was encoded elsewhere (specs, events, marks) is never decoded here, only carried:
+-- it is put between headers made here.
+
+local function array(count)
+  if count < 16 then return string.char(0x90 + count) end
+  return '\220' .. string.char(floor(count / 256), count % 256)
+end
+
+local function raws(list)
+  return array(#list) .. table.concat(list)
+end
+
+function F.list(values)
+  return array(#values) .. (values[1] and pack(unpack(values)) or '')
+end
+
+local function map_of(blob)
+  return (blob == '' or blob == '\144') and '\128' or blob
+end
+
+-- ------------------------------------------------------------------------------ records
+
+local TEXT, JOB_HOT, JOB_COLD, IS_COLD, POOL, WORKER
+
+local function words(text)
+  local list, set = {}, {}
+  for word in text:gmatch('%S+') do
+    list[#list + 1] = word
+    set[word] = true
+  end
+  return list, set
+end
+
+-- Nothing of Lua or of the server is there while the library is being loaded.
+local function boot()
+  call, pack, unpack_ = redis.call, cmsgpack.pack, cmsgpack.unpack
+  max, min, floor = math.max, math.min, math.floor
+  if TEXT then return end
+  local _
+  _, TEXT = words([[phase pool worker last epoch watch rec counts marks dmarks wg sub member code
+    msg aff tenant st spec info load pools word stepping name]])
+  -- What a commit reads comes with the first load, the rest when it is asked for.
+  JOB_HOT = words([[phase worker attempt pool epoch watch head first obytes delivered c0 c1
+    c2 c3 ihead icum tcum dcum ifirst exposed strikes model run acc span wbytes keepund fm repoff
+    repx rec over]])
+  JOB_COLD, IS_COLD = words([[last counts marks dmarks wg sub readers feeds feeders member
+    score code msg aff iend seq units tools answered waiting leased started created ended num
+    base cpos det charged lmodel lmedia prefix told toldeta whole detach]])
+  POOL = words([[V seq want running parked detached credits slots active expected hold_c
+    hold_m hold_v model_c model_m model_v rtf_c rtf_m rtf_v drain_r drain_at assumed places_at
+    places owned]])
+  WORKER = words([[name pools sessions slots standby supervised order prefix silent suspect
+    gone word held known ctl rtf_c rtf_m rtf_v]])
+end
+
+local function value_of(field, value)
+  if TEXT[field] then return value or '' end
+  return tonumber(value) or 0
+end
+
+local function put(record, field, value)
+  record[field] = value
+  record._dirty[field] = value
+end
+
+local function bump(record, field, by)
+  put(record, field, record[field] + by)
+end
+
+local function load(key, id, fields, meta)
+  local values = call('HMGET', key, unpack(fields))
+  if not values[1] then return nil end
+  local record = setmetatable({id = id, _key = key, _dirty = {}}, meta)
+  for index = 1, #fields do
+    rawset(record, fields[index], value_of(fields[index], values[index]))
+  end
+  LOADED[#LOADED + 1] = record
+  return record
+end
+
+local function flush()
+  for _, record in ipairs(LOADED) do
+    local pairs_ = {}
+    for field, value in pairs(record._dirty) do
+      pairs_[#pairs_ + 1] = field
+      pairs_[#pairs_ + 1] = value
+    end
+    if #pairs_ > 0 then call('HSET', record._key, unpack(pairs_)) end
+    record._dirty = {}
+  end
+  LOADED, POOLS = {}, {jobs = {}, workers = {}, pools = {}}
+end
+
+local cold = {__index = function(record, field)
+  if not IS_COLD[field] then return nil end
+  local values = call('HMGET', record._key, unpack(JOB_COLD))
+  for index, name in ipairs(JOB_COLD) do
+    if rawget(record, name) == nil then rawset(record, name, value_of(name, values[index])) end
+  end
+  return rawget(record, field)
+end}
+
+function F.job(id)
+  local record = POOLS.jobs[id]
+  if record == nil then
+    record = load(at('job', id), id, JOB_HOT, cold) or false
+    POOLS.jobs[id] = record
+  end
+  return record or nil
+end
+
+function F.need(id)
+  return F.job(id) or die('not_found', 'no job ' .. id)
+end
+
+function F.static(job)
+  local known = rawget(job, '_st')
+  if not known then
+    known = unpack_(call('HGET', job._key, 'st'))
+    rawset(job, '_st', known)
+  end
+  return known
+end
+
+function F.worker(id)
+  local record = POOLS.workers[id]
+  if record == nil then
+    record = load(at('worker', id), id, WORKER) or false
+    POOLS.workers[id] = record
+  end
+  return record or nil
+end
+
+function F.pool(id)
+  local record = POOLS.pools[id]
+  if record == nil then
+    record = load(at('pool', id), id, POOL) or false
+    POOLS.pools[id] = record
+  end
+  return record or nil
+end
+
+function F.make_pool(id)
+  local record = F.pool(id)
+  if record then return record end
+  call('HSET', at('pool', id), 'V', 0)
+  call('SADD', at('pools'), id)
+  POOLS.pools[id] = nil
+  return F.pool(id)
+end
+
+function F.drop_record(record)
+  record._dirty = {}
+  call('DEL', record._key)
+end
+
+function F.meta(field, by)
+  return call('HINCRBY', at('meta'), field, by)
+end
+
+-- ------------------------------------------------------------------------------- pushes
+
+function F.lines(text)
+  local list = {}
+  for line in text:gmatch('[^\n]+') do list[#list + 1] = line end
+  return list
+end
+
+function F.tell(job, ...)
+  if job.watch == '' then return end
+  local frame = F.frame(...)
+  for gateway in job.watch:gmatch('[^\n]+') do
+    call('PUBLISH', at('push', gateway), frame)
+  end
+end
+
+function F.frame(...)
+  return array(select('#', ...)) .. pack(...)
+end
+
+function F.tell_all(...)
+  local frame = F.frame(...)
+  for _, gateway in ipairs(call('ZRANGE', at('gateways'), 0, -1)) do
+    call('PUBLISH', at('push', gateway), frame)
+  end
+end
+
+-- Control to a worker: numbered and kept, with a copy pushed.
+function F.control(worker, tag, body, count)
+  if worker.gone == 1 then return end
+  bump(worker, 'ctl', 1)
+  local frame = array(count + 2) .. pack(tag, worker.ctl) .. body
+  call('XADD', at('control', worker.id), worker.ctl .. '-0', 'd', frame)
+  call('PUBLISH', at('push', worker.id), frame)
+end
+
+-- A hint to a worker: not kept.
+function F.hint(worker, frame)
+  call('PUBLISH', at('push', worker), frame)
+end
+
+function F.due(what, when)
+  call('ZADD', at('due'), when, what)
+end
+
+function F.undue(...)
+  call('ZREM', at('due'), ...)
+end
+
+-- ------------------------------------------------------------------------- what was measured
+
+function F.measure(record, name, value)
+  local count = record[name .. '_c'] + 1
+  local mean, var = record[name .. '_m'], record[name .. '_v']
+  local share = max(0.1, 1 / count)
+  local delta = value - mean
+  put(record, name .. '_c', count)
+  put(record, name .. '_m', mean + share * delta)
+  put(record, name .. '_v', (1 - share) * (var + share * delta * delta))
+end
+
+function F.drained(pool)
+  local rate = pool.drain_r
+  if pool.drain_at > 0 and NOW > pool.drain_at then
+    rate = rate * math.exp((pool.drain_at - NOW) / 30000)
+  end
+  put(pool, 'drain_r', rate + 1 / 30)
+  put(pool, 'drain_at', NOW)
+end
+
+-- Seconds until the job at `position` begins; nil while nothing is known.
+function F.eta(pool, position)
+  if pool.credits < 1 then return nil end
+  local pace, of, known = pool.hold_m, pool.credits, pool.hold_c > 0
+  local work, work_known = pool.model_m, pool.model_c > 0
+  if not work_known and pool.assumed > 0 then work, work_known = pool.assumed, true end
+  if work_known and pool.slots > 0 then
+    if not known or work / pool.slots > pace / of then pace, of, known = work, pool.slots, true end
+  end
+  if not known then return nil end
+  return position * pace / of
+end
+
+function F.stats(pool)
+  local work = {pool.model_c, pool.model_m, pool.model_v}
+  if pool.model_c == 0 and pool.assumed > 0 then work = {1, pool.assumed, 0} end
+  return array(8) .. pack(pool.hold_c, pool.hold_m, pool.hold_v, pool.credits,
+    work[1], work[2], work[3], pool.slots)
+end

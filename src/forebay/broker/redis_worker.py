@@ -1,0 +1,525 @@
+"""A worker's end of the Redis home: `WorkerBroker` straight on Redis.
+
+Control (leases, cancels, lost leases) is a numbered stream per worker with a pushed copy. What
+was pushed out of turn or not at all is fetched: a beat's answer carries the number of the newest
+one, and once a second how far each leased job's input is. Writes carry positions that make
+saying them twice harmless, so what was not answered is said again on the next connection; a
+lease outlives a short break of it, and ends when somebody else was given the job.
+
+Byte credit is given back by the answer to a commit; the account is kept here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from forebay.broker import (
+    Assign,
+    CancelJob,
+    Credit,
+    Delivered,
+    InputPush,
+    LeaseLost,
+    WorkerSink,
+)
+from forebay.broker.keys import channel, prefix
+from forebay.broker.redis_address import RedisUrl, parse_url
+from forebay.broker.redis_beats import Beats
+from forebay.broker.redis_checks import RedisOptions, prepare
+from forebay.broker.redis_client import Server, Store
+from forebay.broker.redis_wire import (
+    AssignFrame,
+    BeatAnswer,
+    CancelFrame,
+    DeliveredFrame,
+    InputFrame,
+    LostFrame,
+    MoreInput,
+    ShardState,
+    WorkerFrame,
+    decoder,
+    encode,
+    numbered,
+)
+from forebay.core.events import (
+    Consumed,
+    Ended,
+    Final,
+    OutputEvent,
+    TextDelta,
+    ToolCalls,
+    Usage,
+    faded,
+    marks,
+    size_of,
+)
+from forebay.core.kinds import KINDS, Cut, Kind, Row
+from forebay.core.lease import CREDIT_BYTES, ByteCredit
+from forebay.core.spec import Lease, LoadStage, WorkerInfo
+from forebay.core.stream import tag_of
+from forebay.errors import ForebayError, StoreDown
+
+__all__ = ["RedisWorker", "worker_broker"]
+
+ASSUMED_S = 10.0
+"""Sound in a recognition session, until one was measured."""
+
+log = structlog.get_logger(__name__)
+
+_frame = decoder(WorkerFrame)
+_frames = decoder(list[WorkerFrame])
+_beat = decoder(BeatAnswer | bool)
+_more = decoder(MoreInput | bool)
+_state = decoder(ShardState)
+
+
+def worker_broker(url: str, worker: str, *, options: RedisOptions | None = None) -> RedisWorker:
+    """The broker of the worker called ``worker``, on the Redis at ``url``; `connect` it."""
+    return RedisWorker(parse_url(url), worker, options=options or RedisOptions())
+
+
+@dataclass(slots=True)
+class _Held:
+    """One lease as this worker knows it."""
+
+    attempt: int
+    row: Row
+    counts: dict[str, int]
+    marks: dict[str, int]
+    input_head: int
+    delivered: int
+    attached: bool
+    credit: ByteCredit = field(default_factory=ByteCredit)
+    fetching: bool = False
+
+
+class RedisWorker:
+    """`WorkerBroker` for one worker process."""
+
+    def __init__(self, url: RedisUrl, worker: str, *, options: RedisOptions) -> None:
+        self._url = url
+        self._worker = worker
+        self._options = options
+        self._sink: WorkerSink | None = None
+        self._store: Store | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leases: dict[str, _Held] = {}
+        self._control = 0  # newest control message taken
+        self._fetching = False
+        self._beginning = False
+        self._stage: tuple[list[str], LoadStage] | None = None
+        self._info: WorkerInfo | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._beats = Beats(url, worker, options)
+        self._server = Server()
+        self._closed = False
+
+    # ---------------------------------------------------------------------- lifetime
+
+    async def connect(self, sink: WorkerSink) -> None:
+        """Connect and begin afresh: whatever this name held before counts as lost.
+
+        Raises `StoreDown` when Redis does not answer, `CannotBoot` when it is not fit."""
+        self._sink = sink
+        self._loop = asyncio.get_running_loop()
+        await prepare(self._url, self._options)
+        self._store = Store(
+            self._url,
+            prefix(self._options.shard),
+            channels=lambda: [channel(self._options.shard, self._worker)],
+            on_push=self._pushed,
+            on_up=self._up,
+            deadline_s=self._options.deadline_s,
+            wait_replicas=self._options.wait_replicas,
+        )
+        await self._store.open()
+        await self._store.call("hello", {"worker": self._worker}, again=True)
+
+    async def _up(self, server: Server) -> None:
+        """On every new connection. After the first: does the store still know us?"""
+        before, self._server = self._server, server
+        if not before.run_id:
+            return
+        if before != server:
+            await prepare(self._url, self._options)
+        self._spawn(self._rejoin())
+
+    async def _rejoin(self) -> None:
+        assert self._store is not None
+        if await self._store.call("rejoin", {"worker": self._worker}, again=True):
+            await self._fetch_control()
+            return
+        await self._begin_again()
+
+    async def _begin_again(self) -> None:
+        """The store does not know this worker: every lease is gone, it registers anew."""
+        if self._beginning or self._store is None:
+            return
+        self._beginning = True
+        log.warning("worker.forgotten", worker=self._worker, jobs=len(self._leases))
+        try:
+            self._lose_all()
+            self._control = 0
+            await self._store.call("hello", {"worker": self._worker}, again=True)
+            if self._stage is not None:
+                self.stage(self._worker, *self._stage)
+            if self._info is not None:
+                self.register(self._info)
+        finally:
+            self._beginning = False
+
+    def _lose_all(self) -> None:
+        held, self._leases = self._leases, {}
+        for job, lease in held.items():
+            self._tell(LeaseLost(job=job, attempt=lease.attempt))
+
+    def _tell(self, push: Any) -> None:
+        if self._sink is not None and not self._closed:
+            self._sink(push)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(_logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ------------------------------------------------------------------------ hearing
+
+    def _pushed(self, _: bytes, message: bytes) -> None:
+        frame = _frame(message)
+        if frame.n == 0:
+            self._hint(frame)
+        elif frame.n == self._control + 1:
+            self._take(frame)
+        elif frame.n > self._control:
+            self._spawn(self._fetch_control())
+
+    async def _fetch_control(self) -> None:
+        """Take what was said to us and did not arrive, in order."""
+        if self._fetching or self._store is None:
+            return
+        self._fetching = True
+        try:
+            while True:
+                request = {"worker": self._worker, "cursor": self._control}
+                frames = _frames(await self._store.call("control", request, again=True))
+                if not frames:
+                    return
+                for frame in frames:
+                    if frame.n > self._control:
+                        self._take(frame)
+        finally:
+            self._fetching = False
+
+    def _take(self, frame: Any) -> None:
+        self._control = frame.n
+        match frame:
+            case AssignFrame():
+                self._assigned(frame)
+            case CancelFrame():
+                self._ended(CancelJob(job=frame.job, attempt=frame.attempt, ended=frame.ended))
+            case LostFrame():
+                self._ended(LeaseLost(job=frame.job, attempt=frame.attempt))
+
+    def _assigned(self, frame: AssignFrame) -> None:
+        spec = frame.spec
+        items = numbered(frame.items, frame.start)
+        head = items[-1].offset if items else frame.start
+        self._leases[spec.id] = _Held(
+            attempt=frame.attempt,
+            row=KINDS[spec.kind],
+            counts=dict(frame.counts),
+            marks=dict(frame.marks),
+            input_head=head,
+            delivered=frame.delivered,
+            attached=frame.attached,
+        )
+        left = frame.run_left_s
+        self._tell(
+            Assign(
+                lease=Lease(
+                    spec=spec,
+                    attempt=frame.attempt,
+                    last_offset=frame.head,
+                    counts=frame.counts,
+                    marks=frame.marks,
+                    consumed=frame.consumed,
+                    input=items,
+                    text=frame.text,
+                    exclusive=frame.exclusive,
+                    delivered=frame.delivered,
+                    attached=frame.attached,
+                    run_left_s=None if isinstance(left, bool) else left,
+                    credit_bytes=CREDIT_BYTES,
+                )
+            )
+        )
+        if frame.input_head > head:
+            self._want_input(spec.id)
+
+    def _ended(self, push: CancelJob | LeaseLost) -> None:
+        held = self._leases.get(push.job)
+        if held is None or held.attempt != push.attempt:
+            # It crossed our own end of that lease. Giving a credit back twice is harmless.
+            self._park(push.job, push.attempt)
+            return
+        self._tell(push)
+
+    def _hint(self, frame: Any) -> None:
+        held = self._leases.get(frame.job)
+        if held is None or held.attempt != frame.attempt:
+            return
+        if isinstance(frame, InputFrame):
+            if frame.first == held.input_head + 1 and not held.fetching:
+                self._input(frame.job, held, numbered(frame.items, frame.first - 1))
+            elif frame.first > held.input_head:
+                self._want_input(frame.job)
+        elif isinstance(frame, DeliveredFrame):
+            self._delivered(frame.job, held, frame.delivered, frame.attached)
+
+    def _input(self, job: str, held: _Held, items: list[Any]) -> None:
+        if items:
+            held.input_head = items[-1].offset
+            self._tell(InputPush(job=job, attempt=held.attempt, items=items))
+
+    def _delivered(self, job: str, held: _Held, delivered: int, attached: bool) -> None:
+        if (delivered, attached) == (held.delivered, held.attached):
+            return
+        held.delivered, held.attached = delivered, attached
+        self._tell(Delivered(job=job, attempt=held.attempt, delivered=delivered, attached=attached))
+
+    def _want_input(self, job: str) -> None:
+        held = self._leases.get(job)
+        if held is not None and not held.fetching:
+            held.fetching = True
+            self._spawn(self._fetch_input(job, held))
+
+    async def _fetch_input(self, job: str, held: _Held) -> None:
+        assert self._store is not None
+        try:
+            more = True
+            while more and self._leases.get(job) is held:
+                request = {"job": job, "attempt": held.attempt, "offset": held.input_head}
+                answer = _more(await self._store.call("input", request, again=True))
+                if isinstance(answer, bool):
+                    return
+                if self._leases.get(job) is held:
+                    self._input(job, held, numbered(answer.items, answer.start))
+                more = answer.more
+        finally:
+            held.fetching = False
+
+    # ------------------------------------------------------------------------- saying
+
+    def _post(self, op: str, request: Any, *blobs: bytes | str, done: Any = None) -> None:
+        if self._store is not None:
+            self._store.post(op, request, *blobs, done=done or _ignore(op), again=True)
+
+    def stage(self, worker: str, pools: Sequence[str], stage: LoadStage) -> None:
+        self._stage = (list(pools), stage)
+        request = {"worker": worker, "pools": list(pools), "stage": stage.stage}
+        self._post("stage", request, encode(stage))
+
+    def register(self, info: WorkerInfo) -> None:
+        self._info = info
+        request = {
+            "worker": info.id,
+            "pools": list(info.pools),
+            "slots": info.slots,
+            "sessions": info.sessions,
+            "standby": int(info.standby),
+            "supervised": int(info.supervised),
+            "prefix": int("prefix" in info.capabilities),
+            "pid": info.pid,
+            "assumed": {name: _assumed_s(name, info) for name in info.pools},
+        }
+        self._post("register", request, encode(info))
+
+    def commit(
+        self,
+        job: str,
+        attempt: int,
+        events: Sequence[OutputEvent],
+        consumed: Consumed,
+        *,
+        model_s: float = 0.0,
+    ) -> None:
+        held = self._leases.get(job)
+        if held is None or held.attempt != attempt:
+            return
+        sizes = [size_of(event) for event in events]
+        if not held.credit.spend(sum(sizes)):
+            log.error("worker.over_credit", job=job, size_bytes=sum(sizes), left=held.credit.left)
+            self._broken(job, attempt)
+            return
+        request, blobs = self._commit_request(job, held, events, sizes, consumed, model_s)
+        self._post("commit", request, *blobs, done=lambda answer: self._said(job, held, answer))
+        if events and isinstance(events[-1], Ended):
+            self._leases.pop(job, None)
+
+    def _commit_request(
+        self,
+        job: str,
+        held: _Held,
+        events: Sequence[OutputEvent],
+        sizes: list[int],
+        consumed: Consumed,
+        model_s: float,
+    ) -> tuple[list[Any], list[bytes | str]]:
+        blobs: list[bytes | str] = []
+        said, flags, faded_sizes = "", 0, []
+        for event, size in zip(events, sizes, strict=True):
+            old = b""
+            faded_sizes.append(size)
+            tag = tag_of(event)
+            held.counts[tag] = max(event.n, held.counts.get(tag, 0))
+            for name, value in marks(event).items():
+                held.marks[name] = max(value, held.marks.get(name, 0))
+            if tag == held.row.replaceable:
+                ghost = faded(event)
+                old, faded_sizes[-1] = encode(ghost), size_of(ghost)
+            elif isinstance(event, ToolCalls):
+                flags |= 1
+            elif isinstance(event, Usage):
+                flags |= 2
+            elif isinstance(event, TextDelta | Final):
+                said += event.text
+            blobs += (encode(event), encode(held.marks), old)
+        last = events[-1] if events else None
+        request = [
+            self._worker,
+            job,
+            held.attempt,
+            events[0].offset if events else 0,
+            consumed,
+            max(0.0, model_s),
+            sizes,
+            held.marks.get("samples", 0),
+            flags,
+            faded_sizes,
+            _words_of(last) if isinstance(last, Ended) else False,
+        ]
+        return request, [encode(held.counts), said, *blobs]
+
+    def _said(self, job: str, held: _Held, answer: Any) -> None:
+        """A commit was answered: 1 stored, 0 had been, -1 fenced, -2 gap, -3 nonsense."""
+        if isinstance(answer, StoreDown):
+            log.warning("commit.unanswered", job=job, reason=answer.message)
+        elif isinstance(answer, Exception) or answer < -1:
+            log.error("commit.refused", job=job, answer=str(answer))
+            self._broken(job, held.attempt)
+        elif answer >= 0 and self._leases.get(job) is held:
+            lump = held.credit.lump()
+            if lump:
+                self._tell(Credit(job=job, attempt=held.attempt, add=lump))
+
+    def _broken(self, job: str, attempt: int) -> None:
+        """What we say of this job does not fit what the store has: somebody else goes on."""
+        held = self._leases.get(job)
+        if held is not None and held.attempt == attempt:
+            del self._leases[job]
+            self._park(job, attempt)
+            self._tell(LeaseLost(job=job, attempt=attempt))
+
+    def park(self, job: str, attempt: int) -> None:
+        held = self._leases.get(job)
+        if held is not None and held.attempt == attempt:
+            del self._leases[job]
+            self._park(job, attempt)
+
+    def _park(self, job: str, attempt: int) -> None:
+        self._post("park", {"worker": self._worker, "job": job, "attempt": attempt})
+
+    # -------------------------------------------------------------------------- beats
+
+    def beat(self, worker: str, load: Mapping[str, Any]) -> None:
+        """See `WorkerBroker.beat`. Blocks at most `BEAT_TIMEOUT_S`; one calling thread only."""
+        answer = self._beats.say(load, self._control)
+        loop = self._loop
+        if answer is None or loop is None or loop.is_closed():
+            return
+        if threading.current_thread() is threading.main_thread() and _running() is loop:
+            self._beat_answered(answer)
+        else:
+            loop.call_soon_threadsafe(self._beat_answered, answer)
+
+    def _beat_answered(self, answer: bytes) -> None:
+        if self._closed or self._store is None:
+            return
+        heard = _beat(answer)
+        if isinstance(heard, bool):
+            if self._info is not None:
+                self._spawn(self._begin_again())
+            return
+        if heard.control > self._control:
+            self._spawn(self._fetch_control())
+        for head in heard.heads:
+            held = self._leases.get(head.job)
+            if held is None or held.attempt != head.attempt:
+                continue
+            self._delivered(head.job, held, head.delivered, head.attached)
+            if head.input_head > held.input_head:
+                self._want_input(head.job)
+
+    async def drained(self) -> None:
+        if self._store is not None:
+            await self._store.flushed()
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._leases.clear()
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._store is not None:
+            try:
+                await self._store.call("gone", {"worker": self._worker})
+            except ForebayError as error:
+                log.info("store.not_told", what="gone", reason=error.message)
+            await self._store.close()
+        self._beats.close()
+
+
+def _assumed_s(pool: str, info: WorkerInfo) -> float:
+    """Model seconds of one session, for a model that says its real-time factor."""
+    rtf = info.facts.get("rtf")
+    kind = pool.partition("/")[0]
+    row = KINDS.get(Kind(kind)) if kind in KINDS else None
+    if row is None or row.cut is not Cut.SPAN or not isinstance(rtf, int | float):
+        return 0.0
+    return float(rtf) * ASSUMED_S
+
+
+def _words_of(ended: Ended) -> dict[str, str]:
+    words = {"state": str(ended.state)}
+    words |= {"code": ended.code} if ended.code else {}
+    words |= {"message": ended.message} if ended.message else {}
+    return words
+
+
+def _ignore(op: str) -> Any:
+    def done(answer: Any) -> None:
+        if isinstance(answer, Exception):
+            log.warning("store.not_told", what=op, reason=str(answer))
+
+    return done
+
+
+def _running() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+async def _logged(work: Any) -> None:
+    try:
+        await work
+    except ForebayError as error:
+        log.warning("store.not_asked", reason=error.message)

@@ -41,8 +41,10 @@ DEFAULT_MODELS = {
     "llama": "smollm2",
     "moonshine": "moonshine",
     "piper": "piper",
+    "realesrgan": "x4plus",
     "synthetic": "synthetic",
     "voices": "voices",
+    "waifu2x": "waifu2x-photo",
     "whisper": "whisper-base",
 }
 """What a pool is called where the operator names no model."""

@@ -143,7 +143,12 @@ def worker(
     steps_file: Annotated[str | None, typer.Option("--steps-file", hidden=True)] = None,
     row_file: Annotated[Path | None, typer.Option("--row-file", hidden=True)] = None,
     blobs_dir: Annotated[
-        Path | None, typer.Option("--blobs-dir", help="The gateway's folder of large files.")
+        str | None,
+        typer.Option(
+            "--blobs-dir",
+            envvar="FOREBAY_BLOBS_URL",
+            help="The gateway's folder of large files, or the fsspec URL of its `blobs.url`.",
+        ),
     ] = None,
 ) -> None:
     """Serve one kind with one engine, attached to a gateway."""

@@ -22,7 +22,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from forebay.blobs import FOLDER
 from forebay.broker.local import default_store_bytes
 from forebay.broker.local_base import Settings as BrokerSettings
 from forebay.choice import ENGINES, MEMORY, EngineChoice, choose, models_dir
@@ -38,6 +37,7 @@ from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import MAIN, PERSONALITIES, Personality, personality
 from forebay.screen import Facts
 from forebay.serve_history import history_options, recognition_options
+from forebay.serve_photos import blob_place, photo_options, worker_blobs
 from forebay.serve_store import PRIVATE, Store, is_shared, masked, open_store
 from forebay.serve_text import operation_options
 from forebay.supervisor import ProcessSpec
@@ -345,6 +345,8 @@ def _gateways(
         broker=_broker_settings(config),
         chat=chat_options(config),
         recognition=recognition_options(config),
+        photos=photo_options(config),
+        blobs=blob_place(config),
         operations=operation_options(config),
         history=history_options(config),
         model_aliases=model_aliases(config),
@@ -383,13 +385,14 @@ def _broker_settings(config: Config) -> BrokerSettings:
 
 def _workers(config: Config, able: list[EngineChoice], places: _Places) -> Iterator[ProcessSpec]:
     altered = rows(config)
+    blobs_argv, blobs_env = worker_blobs(config, places.data)
     for index, choice in enumerate(able):
         group = f"{choice.kind}/{choice.name}"
         argv = [
             *_self(), "worker",
             *(() if places.store.url else ("--broker", f"unix://{places.link}")),
             "--kind", str(choice.kind),
-            "--blobs-dir", str(places.data.absolute() / FOLDER),
+            *blobs_argv,
             "--engine", choice.text(_secret_files(choice, places.run, index)),
         ]  # fmt: skip
         if choice.pool:
@@ -398,7 +401,7 @@ def _workers(config: Config, able: list[EngineChoice], places: _Places) -> Itera
             argv += ["--row-file", str(_row_file(altered[choice.kind], places.run))]
         count = config[WORKERS[choice.kind]]
         names = [f"{group}-{n}" for n in range(1, count + 1)]
-        env = _worker_env(config, choice) | places.store.env
+        env = _worker_env(config, choice) | places.store.env | blobs_env
         for name in names:
             yield ProcessSpec(name=name, argv=argv, role="worker", group=group, env=env)
         if names and config[table.SPARES] != "never":

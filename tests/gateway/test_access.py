@@ -23,6 +23,7 @@ VOICE = PERSONALITIES["voice"]
 CHAT = PERSONALITIES["chat"]
 PUBLIC_PATHS = {
     "/",
+    "/examples/stream_processing.html",
     "/static/{name:path}",
     "/healthz",
     "/tts/healthz",

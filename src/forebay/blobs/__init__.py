@@ -50,8 +50,9 @@ class BlobWriter(Protocol):
 class Blobs(Protocol):
     """A store of blobs, as one owner sees it."""
 
-    def of(self, tenant: str, life_s: float = DEFAULT_LIFE_S) -> Blobs:
-        """The same store for what is written on behalf of ``tenant``, to be kept so long."""
+    def of(self, tenant: str, life_s: float | None = None) -> Blobs:
+        """The same store for what is written on behalf of ``tenant``, to be kept so long, or
+        for as long as here."""
 
     def writer(self, expected_bytes: int = 0) -> BlobWriter:
         """Begin a blob. ``expected_bytes`` are counted against the limits at once. Raises

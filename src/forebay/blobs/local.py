@@ -138,9 +138,13 @@ class LocalBlobs:
         self._life_s = life_s
         self._ledger = ledger or Ledger(limits or Limits(), self._sizes, time.monotonic)
 
-    def of(self, tenant: str, life_s: float = DEFAULT_LIFE_S) -> LocalBlobs:
+    def of(self, tenant: str, life_s: float | None = None) -> LocalBlobs:
         return LocalBlobs(
-            self.folder, wall=self._wall, ledger=self._ledger, tenant=tenant, life_s=life_s
+            self.folder,
+            wall=self._wall,
+            ledger=self._ledger,
+            tenant=tenant,
+            life_s=self._life_s if life_s is None else life_s,
         )
 
     def writer(self, expected_bytes: int = 0) -> FileWriter:

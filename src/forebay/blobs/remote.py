@@ -64,14 +64,14 @@ class RemoteBlobs:
             shared = (fs, str(root).rstrip("/"), ledger)
         self._fs, self._root, self._ledger = shared
 
-    def of(self, tenant: str, life_s: float = DEFAULT_LIFE_S) -> RemoteBlobs:
+    def of(self, tenant: str, life_s: float | None = None) -> RemoteBlobs:
         return RemoteBlobs(
             self.url,
             self.folder,
             wall=self._wall,
             shared=(self._fs, self._root, self._ledger),
             tenant=tenant,
-            life_s=life_s,
+            life_s=self._life_s if life_s is None else life_s,
         )
 
     def writer(self, expected_bytes: int = 0) -> FileWriter:

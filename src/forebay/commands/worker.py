@@ -41,7 +41,7 @@ def run(
     supervised: bool,
     steps_file: str | None,
     row_file: Path | None,
-    blobs_dir: Path | None,
+    blobs_dir: str | None,
 ) -> int:
     from forebay.worker.main import run_worker
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from forebay.config import table
+from forebay.config import table, table_photos
 from forebay.config.load import Config
 from forebay.core.kinds import KINDS, Kind, Row
 
@@ -29,5 +29,8 @@ def rows(config: Config) -> dict[Kind, Row]:
         pace_s=config[table.SPEECH_PACE_S],
         lead_s=config[table.SPEECH_LEAD_S],
         lead_detached_s=config[table.SPEECH_LEAD_DETACHED_S],
+    )
+    altered[Kind.IMAGE] = replace(
+        KINDS[Kind.IMAGE], after_end_s=config[table_photos.CLEANUP_H] * 3600
     )
     return altered

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forebay.config import declare, table_images, table_recognition, table_text
+from forebay.config import declare, table_images, table_photos, table_recognition, table_text
 from forebay.config.declare import aliases
 from forebay.config.setting import Alias, Setting
 from forebay.core.admission import JobLimits
@@ -34,6 +34,8 @@ SECTIONS = {
     "speech": "Voices: which engine serves, windows and pacing.",
     "recognition": "Speech to text: which engine serves, and the limits of its paths.",
     "image": "Pictures: which engine serves, and what its workers may use.",
+    "photos": "Photo enhancement: what is taken, and how long it is kept.",
+    "blobs": "Large files (photos, tiles, results, recordings): where they are and how many.",
     "operations": "`/send_operation`: language for notebook front ends.",
     "history": "Finished recognition sessions, tasks and recordings.",
     "chat": "`/chat`: a language model's answer, spoken while it is written.",
@@ -576,7 +578,7 @@ CHAT_API_KEY = declare.maybe_text(
     aliases=aliases("ORCH_API_KEY"),
 )
 
-PARTS = (table_recognition, table_images, table_text)
+PARTS = (table_recognition, table_images, table_photos, table_text)
 """Modules that declare a part of this table."""
 
 SETTINGS: tuple[Setting[Any], ...] = tuple(declare.declared)

@@ -106,8 +106,8 @@ VOICE_PORT = declare.whole(
 API_PORT = declare.whole(
     "compat.api_port",
     8000,
-    "Port of the recognition service's REST.",
+    "Port of photo enhancement and of the recognition service's REST.",
     low=0,
     high=65535,
-    aliases=aliases("ASR_API_PORT"),
+    aliases=aliases("ASR_API_PORT", "API_PORT"),
 )

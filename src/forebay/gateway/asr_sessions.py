@@ -7,6 +7,7 @@ tenant's. Errors are ``{"error": text}``, as that backend's clients read them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -219,8 +220,11 @@ def _finished(record: SessionRecord) -> dict[str, Any]:
 PIECE_BYTES = 256 * 1024
 
 
-async def send_file(send: Send, path: Any, media: str) -> None:
-    """A whole file as the answer, read in a thread, piece by piece."""
+async def send_file(
+    send: Send, path: Any, media: str, more: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """A whole file as the answer, read in a thread, piece by piece. ``more``: headers, which
+    win over those that every file has."""
     file = await asyncio.to_thread(path.open, "rb")
     try:
         size = (await asyncio.to_thread(path.stat)).st_size
@@ -228,13 +232,14 @@ async def send_file(send: Send, path: Any, media: str) -> None:
             (b"content-type", media.encode()),
             (b"content-length", b"%d" % size),
             (b"x-content-type-options", b"nosniff"),
-            (b"cache-control", b"private, no-store"),
         ]
+        kept = {b"cache-control": b"private, no-store", **dict(more)}
+        headers += kept.items()
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         while size > 0:
             part = await asyncio.to_thread(file.read, min(PIECE_BYTES, size))
             if not part:
-                raise ForebayError("the recording was cut short while it was read")
+                raise ForebayError("the file was cut short while it was read")
             size -= len(part)
             await send({"type": "http.response.body", "body": part, "more_body": size > 0})
     finally:

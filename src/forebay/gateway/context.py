@@ -14,6 +14,7 @@ from typing import Any
 from forebay.blobs import Blobs
 from forebay.broker import GatewayBroker
 from forebay.core.kinds import KINDS, Kind, Row
+from forebay.core.picture_head import MAX_MPX, MAX_SIDE
 from forebay.core.spec import Deadlines, JobSpec, PoolView
 from forebay.dialects.openai_models import pool_for
 from forebay.errors import ModelNotFound
@@ -23,7 +24,7 @@ from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.scribe import Scribe
 
-__all__ = ["ChatOptions", "GatewayContext", "OperationOptions", "RecognitionOptions"]
+__all__ = ["ChatOptions", "GatewayContext", "OperationOptions", "PhotoOptions", "RecognitionOptions"]
 
 
 LEAVE_SPREAD_MS = 2000
@@ -74,6 +75,16 @@ class OperationOptions:
     concurrency: int = 1000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoOptions:
+    """Limits of the photo paths. ``max_tasks``: photos waiting or worked on, None: what the
+    queue takes. ``max_mpx``, ``max_side``: millions of pixels and pixels of one photo."""
+
+    max_tasks: int | None = None
+    max_mpx: float = MAX_MPX
+    max_side: int = MAX_SIDE
+
+
 @dataclass(slots=True, kw_only=True)
 class GatewayContext:
     """The broker, the hub and the numbers of one gateway process."""
@@ -99,6 +110,7 @@ class GatewayContext:
     queue_limit: int = 5000
     """Jobs that may wait per pool, as the broker was told."""
     recognition: RecognitionOptions = RecognitionOptions()
+    photos: PhotoOptions = PhotoOptions()
     operations: OperationOptions = OperationOptions()
     under_way: Counter[str] = field(default_factory=Counter)
     """Requests of the kinds whose number is limited, by the kind's name."""

@@ -20,6 +20,9 @@ from forebay.gateway.http import health as model_health
 from forebay.gateway.job_events import ROUTES as JOB_EVENT_ROUTES
 from forebay.gateway.listening import ROUTES as LISTENING_ROUTES
 from forebay.gateway.operations import ROUTES as OPERATION_ROUTES
+from forebay.gateway.photo_tasks import ROUTES as PHOTO_TASK_ROUTES
+from forebay.gateway.photos import PORTS as PHOTO_PORTS
+from forebay.gateway.photos import ROUTES as PHOTO_ROUTES
 from forebay.gateway.responses import Receive, Scope, Send
 from forebay.gateway.responses_api import ROUTES as RESPONSE_ROUTES
 from forebay.gateway.routes import Handler, Route
@@ -89,6 +92,8 @@ def routes() -> list[Route]:
         *CAPACITY_ROUTES,
         *JOB_EVENT_ROUTES,
         *LISTENING_ROUTES,
+        *PHOTO_ROUTES,
+        *PHOTO_TASK_ROUTES,
         *OPERATION_ROUTES,
         *RESPONSE_ROUTES,
         *_recognition(),
@@ -102,7 +107,7 @@ def _own() -> list[Route]:
 
     return [
         get("/", faces.root),
-        get("/static/{name:path}", static, on=CONSOLES),
+        get("/static/{name:path}", static, on=CONSOLES | PHOTO_PORTS),
         get("/healthz", faces.tts_health),
         get("/tts/healthz", faces.tts_health),
         get("/orch/healthz", faces.orch_health),

@@ -10,11 +10,13 @@ import msgspec
 from forebay.core.kinds import Kind
 from forebay.core.spec import PoolView
 from forebay.gateway import jobs_api
+from forebay.gateway.access import header
 from forebay.gateway.auth import Principal, port_of
 from forebay.gateway.console import page
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.metrics import CONTENT_TYPE
 from forebay.gateway.personality import PERSONALITIES
+from forebay.gateway.photo_tasks import root_body as photo_facts
 from forebay.gateway.responses import Receive, Scope, Send, reply, reply_json
 
 __all__ = [
@@ -33,8 +35,13 @@ __all__ = [
 
 
 async def root(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
-    """``/``: the console, or on ports of original servers a few facts."""
+    """``/``: the console, or on ports of original servers a few facts. Programs that ask the
+    main port for no page get the photo service's facts, as its clients expect."""
     personality = port_of(scope).personality
+    wants_page = personality.name != "main" or "text/html" in (header(scope, b"accept") or "")
+    if personality.face == "photos" or not wants_page:
+        await reply_json(send, photo_facts(ctx))
+        return
     if personality.face == "console":
         await page(scope, receive, send, ctx)
         return

@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from forebay import telemetry
-from forebay.blobs import FOLDER, LocalBlobs
+from forebay.blobs import Blobs
 from forebay.broker.journal import Journal
 from forebay.broker.link_server import serve_link
 from forebay.broker.local import LocalBroker
@@ -37,6 +37,7 @@ from forebay.gateway.context import (
     ChatOptions,
     GatewayContext,
     OperationOptions,
+    PhotoOptions,
     RecognitionOptions,
 )
 from forebay.gateway.costs import process_costs
@@ -44,7 +45,7 @@ from forebay.gateway.dropping import Dropper
 from forebay.gateway.endpoints import routes
 from forebay.gateway.gate import raise_fd_limit
 from forebay.gateway.hub import Hub
-from forebay.gateway.keeping import open_history
+from forebay.gateway.keeping import BlobPlace, open_history, open_place
 from forebay.gateway.leaving import drain
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
@@ -91,6 +92,8 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     chat: ChatOptions = ChatOptions()
     model_aliases: dict[str, str] = msgspec.field(default_factory=lambda: dict(MODEL_ALIASES))
     recognition: RecognitionOptions = RecognitionOptions()
+    photos: PhotoOptions = PhotoOptions()
+    blobs: BlobPlace = BlobPlace()
     operations: OperationOptions = OperationOptions()
     history: HistoryOptions = HistoryOptions()
     log_level: str = "info"
@@ -143,15 +146,6 @@ async def run_gateway(
     return 0
 
 
-def _blobs(data_dir: str | None) -> LocalBlobs | None:
-    """The folder for what is too large for a stream, without what is past its time."""
-    if data_dir is None:
-        return None
-    blobs = LocalBlobs(Path(data_dir).absolute() / FOLDER)
-    blobs.sweep()
-    return blobs
-
-
 class _Signals:
     """SIGTERM or SIGINT: stop, and at the second one hurry. SIGHUP: ``on_hangup``."""
 
@@ -197,7 +191,7 @@ class _Gateway:
         refuse_open_bind(addresses, options)
         auth = Auth(options)
         metrics = GatewayMetrics()
-        blobs = await asyncio.to_thread(_blobs, spec.data_dir)
+        blobs = await asyncio.to_thread(open_place, spec.blobs, spec.data_dir)
         broker = await _broker(spec, stack, blobs)
         gateway_id = spec.gateway_id or f"g-{secrets.token_hex(4)}"
         hub = await stack.enter_async_context(Hub(broker, gateway_id, time.monotonic))
@@ -218,6 +212,7 @@ class _Gateway:
             queue_limit=spec.broker.limits.queue,
             blobs=blobs,
             recognition=spec.recognition,
+            photos=spec.photos,
             operations=spec.operations,
             scribe=await open_history(stack, hub, spec.history, spec.data_dir, blobs),
         )
@@ -282,7 +277,7 @@ def _inherited(spec: GatewaySpec, stack: AsyncExitStack) -> list[tuple[socket.so
 
 
 async def _broker(
-    spec: GatewaySpec, stack: AsyncExitStack, blobs: LocalBlobs | None
+    spec: GatewaySpec, stack: AsyncExitStack, blobs: Blobs | None
 ) -> LocalBroker:
     journal = None
     dropper = Dropper(blobs) if blobs is not None else None

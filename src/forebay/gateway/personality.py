@@ -15,7 +15,7 @@ from forebay.errors import ConfigError
 __all__ = ["MAIN", "PERSONALITIES", "Personality", "Port", "is_loopback", "personality"]
 
 MiB = 1024 * 1024
-Face = Literal["console", "info", "model"]
+Face = Literal["console", "info", "model", "photos"]
 Greeting = Literal["silent", "patient", "at_once"]
 
 
@@ -92,13 +92,13 @@ PERSONALITIES: dict[str, Personality] = {
         Personality(
             name="api",
             port=8000,
-            face="info",
-            about="recognition's REST, as the Python service had it",
+            face="photos",
+            about="photo enhancement and its page; recognition's REST, as the Python service had it",
         ),
         Personality(
             name="api-alt",
             port=8001,
-            face="info",
+            face="photos",
             about="the same, where the stress tests look for it",
         ),
         Personality(

@@ -151,7 +151,7 @@ async def read_uploads(
     if not content_type.lower().startswith("multipart/form-data"):
         raise Unsupported("the body is no multipart/form-data")
     length = header(scope, b"content-length") or "0"
-    uploads = await asyncio.to_thread(Uploads, blobs, limits, int(length))
+    uploads = await _begun(blobs, limits, int(length))
     try:
         reader = FormReader(content_type, uploads.open)
         while True:
@@ -167,3 +167,13 @@ async def read_uploads(
     finally:
         # In its own task: a connection that is cut leaves nothing behind either.
         await asyncio.shield(asyncio.ensure_future(uploads.abort()))
+
+
+async def _begun(blobs: Blobs, limits: FileLimits, expected_bytes: int) -> Uploads:
+    """Cancelling this gives back what was announced meanwhile."""
+    begin = asyncio.ensure_future(asyncio.to_thread(Uploads, blobs, limits, expected_bytes))
+    try:
+        return await asyncio.shield(begin)
+    except asyncio.CancelledError:
+        await (await begin).abort()
+        raise

@@ -50,4 +50,10 @@ def make_handler(
     row: Row, lease: Lease, info: EngineInfo, blobs: Blobs | None
 ) -> Handler | None:
     module = load_handler(row)
-    return None if module is None else module.make(lease, info, blobs)
+    if module is None:
+        return None
+    if blobs is not None:  # as long as the job's output may be asked for, and its model time
+        life_s = row.after_end_s + (row.run_s or 0.0)
+        blobs = blobs.of(lease.spec.tenant, life_s)
+    handler: Handler = module.make(lease, info, blobs)
+    return handler

@@ -21,7 +21,7 @@ import psutil
 import structlog
 
 from forebay import __version__, engines
-from forebay.blobs import Blobs, LocalBlobs
+from forebay.blobs import Blobs, open_blobs
 from forebay.broker import WorkerBroker
 from forebay.broker.link_client import LinkClient, path_of
 from forebay.core.kinds import KINDS, Cut, Kind, Row
@@ -61,7 +61,7 @@ async def run_worker(
     steps_file: str | Path | None = None,
     row: Row | None = None,
     drain_s: float = DRAIN_S,
-    blobs_dir: Path | None = None,
+    blobs_dir: str | None = None,
 ) -> int:
     """Load the engine, attach to the broker, work until SIGTERM, drain; the exit code.
 
@@ -69,7 +69,8 @@ async def run_worker(
     refuses to speak with us: stage and reason are in the log, at the broker and in the steps
     file. ``model``: the pool is ``kind/model``; without it the engine's own name for its
     model. ``slots``: overrules the engine's. ``row``: the kind's row where the operator has
-    altered it. ``blobs_dir``: the folder shared with the gateway. Cancelling it stops all steps at once; their jobs go to other workers.
+    altered it. ``blobs_dir``: the folder shared with the gateway, or an fsspec
+    URL. Cancelling it stops all steps at once; their jobs go to other workers.
     """
     worker = worker_id or uuid.uuid4().hex[:12]
     structlog.contextvars.bind_contextvars(worker=worker)
@@ -85,7 +86,7 @@ async def run_worker(
         model=model,
         worker=worker,
         steps=steps,
-        blobs=LocalBlobs(blobs_dir) if blobs_dir is not None else None,
+        blobs=open_blobs(blobs_dir) if blobs_dir else None,
     )
     try:
         return await _Worker(boot, row or KINDS[Kind(kind)], slots, standby, supervised).run(

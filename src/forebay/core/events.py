@@ -16,8 +16,7 @@ At most 25 types. If a 26th seems needed, the unification leaks: redesign.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -53,6 +52,7 @@ __all__ = [
     "blobs_of",
     "faded",
     "marks",
+    "rewrites",
     "size_of",
     "trim_text",
 ]
@@ -420,6 +420,21 @@ def blobs_of(item: Any) -> Sequence[str]:
 
 
 _NAMES_BLOBS = frozenset({Sound, Picture, Cell, FileOp, Tile, Result, Display})
+
+
+def rewrites(event: Output) -> tuple[str, bool, bool] | None:
+    """For an event of a replaceable type: (line, whether it replaces the one before it on that
+    line, whether the next may replace it); None where it touches no line.
+
+    Partials and progress replace each other. Of a cell's output only a progress line does:
+    text after ``\\r`` overwrites the unfinished line that began with one, on its own stream."""
+    if not isinstance(event, Display):
+        return "", True, True
+    if event.what != "stream":
+        return None
+    text = str(event.data.get("text/plain", ""))
+    back = text.startswith("\r")
+    return event.name, back, back and "\n" not in text
 
 
 def trim_text(event: TextDelta, have: int) -> TextDelta:

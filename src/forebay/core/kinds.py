@@ -211,6 +211,8 @@ KINDS: dict[Kind, Row] = {
             run_s=300,
             queue_s=300,
             park_after_s=None,
+            replaceable="display",
+            handler="cells",
         ),
         Row(
             kind=Kind.ROOM,

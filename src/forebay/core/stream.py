@@ -33,6 +33,7 @@ from forebay.core.events import (
     Tile,
     faded,
     marks,
+    rewrites,
     size_of,
 )
 from forebay.core.fence import IdentityFence, InputFence, OutputFence
@@ -80,7 +81,8 @@ class Window:
     ``max_bytes``: content bytes as `size_of` counts them. ``max_marks``: (counter, span),
     keep the events that hold the newest ``span`` of that counter. ``keep_undelivered``: what
     no reader has been sent yet is kept whatever the other two say (it is bounded by the lead
-    of the engine). ``replaceable``: of events with this tag only the newest keeps its content.
+    of the engine). ``replaceable``: of events with this tag only the newest keeps its content
+    (`events.rewrites` says which replaces which).
     """
 
     max_bytes: int | None = None
@@ -164,7 +166,7 @@ class StreamLog(Generic[T]):
         self.counts: dict[str, int] = dict(counts or {})
         self._items: list[T] = []
         self._sizes: list[int] = []
-        self._newest_replaceable = 0
+        self._replaceable: dict[str, int] = {}  # line -> the event on it that may be replaced
         self._counters = {name: _Counter(value) for name, value in self.marks.items()}
 
     def __len__(self) -> int:
@@ -204,8 +206,7 @@ class StreamLog(Generic[T]):
         tag = tag_of(item)
         self.counts[tag] = self.counts.get(tag, 0) + 1
         if tag == self.window.replaceable:
-            self._fade(self._newest_replaceable)
-            self._newest_replaceable = item.offset
+            self._replace(cast(Output, item))
         for name, value in _marks_of(item).items():
             counter = self._counters.get(name)
             if counter is None:
@@ -215,6 +216,17 @@ class StreamLog(Generic[T]):
                 self.marks[name] = value
         if isinstance(item, LAST):
             self.ended = True
+
+    def _replace(self, event: Output) -> None:
+        found = rewrites(event)
+        if found is None:
+            return
+        line, replaces, may_be = found
+        before = self._replaceable.pop(line, 0)
+        if replaces:
+            self._fade(before)
+        if may_be:
+            self._replaceable[line] = event.offset
 
     def _fade(self, offset: int) -> None:
         """The replaceable event at ``offset`` keeps its number and loses its content."""

@@ -60,6 +60,14 @@ image
     Between tiles it looks whether it is stopped.
     ``facts``: ``scale``, ``modes``, ``max_mpx`` and ``max_side`` of the input, and per mode
     what else bounds it (``max_perceptual_px``).
+kernel
+    ``affinity``: "tenant/notebook", the job's own. Input to `step`: one `Cell`, or one `FileOp`
+    (exists, make, list, info, read, write, delete, forget; ``args["name"]``,
+    ``args["data"]``, ``overwrite``, ``make_dirs``). Output of a cell: `Display` and `Notice`,
+    and last one `Result` whose ``value`` has ``status`` (ok, error, interrupted),
+    ``execution_count``, ``dropped_bytes`` and ``timing_ms``; of an operation one `Result`.
+    An engine that keeps something between jobs has ``keeps``, a callable that the runner
+    sets and that is told (affinity, held), and ``control(affinity, what, args)``.
 """
 
 from __future__ import annotations
@@ -290,6 +298,20 @@ _add(
     modules=("ncnn",),
     install="make models  # or: pip install 'forebay[photo]' && forebay models fetch photo",
     about="Real-ESRGAN x4plus: small pictures fourfold, sharp, with invented texture; slow",
+)
+_add(
+    "python",
+    kind=Kind.KERNEL,
+    target="forebay.engines.kernel:NotebookKernels",
+    modules=("jupyter_client", "ipykernel"),
+    install="pip install 'forebay[notebook]'",
+    about="Python notebooks: a Jupyter kernel for each, confined with bubblewrap",
+)
+_add(
+    "synthetic",
+    kind=Kind.KERNEL,
+    target="forebay.engines.synthetic_kernel:SyntheticKernels",
+    about="prints numbered lines instead of running code; for tests and load only",
 )
 _add(
     "llama",

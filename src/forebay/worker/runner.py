@@ -21,6 +21,7 @@ from forebay.blobs import Blobs
 from forebay.broker import (
     Assign,
     CancelJob,
+    Control,
     Credit,
     Delivered,
     Drain,
@@ -29,7 +30,7 @@ from forebay.broker import (
     WorkerBroker,
     WorkerPush,
 )
-from forebay.core.events import Ended, InputItem, OutputEvent, size_of
+from forebay.core.events import Display, Ended, InputItem, OutputEvent, size_of
 from forebay.core.fairness import FairQueue
 from forebay.core.kinds import Recovery, Row
 from forebay.core.spec import Lease, WorkerInfo
@@ -80,6 +81,8 @@ class Runner:
         self._find_blob = find_blob
         self._blobs = blobs
         self._loop = asyncio.get_running_loop()
+        if hasattr(engine, "keeps"):
+            engine.keeps = self._keeps
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: dict[tuple[str, int], Session] = {}
         self._ready = FairQueue()
@@ -151,6 +154,10 @@ class Runner:
             case Drain():
                 self.drain(push.limit_s)
                 return
+            case Control():
+                if self._tasks is not None:
+                    self._tasks.create_task(self._control(push), name=f"control {push.what}")
+                return
             case _:
                 pass
         session = self._sessions.get((push.job, push.attempt))
@@ -167,6 +174,20 @@ class Runner:
                 self._credited(session, push.add)
             case CancelJob() | LeaseLost():
                 self._leave(session, Fate.FENCED)
+
+    async def _control(self, push: Control) -> None:
+        """Pass a control message on to an engine that keeps something between jobs."""
+        control = getattr(self.engine, "control", None)
+        if control is None:
+            self.broker.keeps(push.affinity, held=False)
+            return
+        try:
+            await control(push.affinity, push.what, push.args)
+        except Exception as exc:  # noqa: BLE001 - one notebook's boundary
+            log.warning("control.failed", what=push.what, error=type(exc).__name__)
+
+    def _keeps(self, affinity: str, held: bool) -> None:
+        self.broker.keeps(affinity, held=held)
 
     def _assign(self, lease: Lease) -> None:
         key = (lease.spec.id, lease.attempt)
@@ -237,6 +258,9 @@ class Runner:
             session.timer = self._loop.call_at(when, self._check, session)
 
     def _enqueue(self, session: Session) -> None:
+        if session.lease.spec.beside:
+            self._begin_beside(session)
+            return
         if session.key not in self._waiting:
             spec = session.lease.spec
             self._ready.push(
@@ -244,6 +268,24 @@ class Runner:
             )
             self._waiting[session.key] = session
         self._fill()
+
+    def _begin_beside(self, session: Session) -> None:
+        """What needs no credit needs no slot: the broker bounds how many there are."""
+        if self._tasks is not None:
+            name = f"beside {session.key}"
+            session.task = self._tasks.create_task(self._step_beside(session), name=name)
+
+    async def _step_beside(self, session: Session) -> None:
+        try:
+            await run_step(self, session)
+        finally:
+            session.began = session.stopped = False
+            session.work = None
+            session.task = None
+        if session.fate is Fate.LIVE:
+            self._check(session)
+        else:
+            await self._close(session)
 
     def _fill(self) -> None:
         """Give free slots to ready sessions. An exclusive one waits until all slots are
@@ -293,7 +335,7 @@ class Runner:
         ``together``: more may follow in this turn of the loop, or a `flush`; what came by the
         end of the turn is one commit."""
         size = size_of(event)
-        if session.credit < size + NUMBERS_BYTES and tag_of(event) == session.replaceable:
+        if session.credit < size + NUMBERS_BYTES and _gives_way(event, session.replaceable):
             return
         if size > ITEM_BYTES:
             raise EngineFailed(f"output event of {size} bytes, expected at most {ITEM_BYTES}")
@@ -446,3 +488,9 @@ class Runner:
         if session.fate is not Fate.ENDED:
             self.broker.park(session.job, session.attempt)
         self._maybe_over()
+
+
+def _gives_way(event: OutputEvent, replaceable: str) -> bool:
+    """Whether another one surely follows that says what this one says. A progress line may
+    be the last: its engine joins them instead."""
+    return tag_of(event) == replaceable and not isinstance(event, Display)

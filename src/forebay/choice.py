@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from forebay.config import Config, Setting, table, table_images
+from forebay.config import Config, Setting, table, table_images, table_text
 from forebay.core.kinds import Kind
 from forebay.engines import REGISTRY, names, weights
 from forebay.engines.options import Option
@@ -226,6 +226,8 @@ _OPENAI: dict[str, Setting[Any]] = {
     "prefix": table.UPSTREAM_PREFIX,
     "first_token_timeout_s": table.UPSTREAM_FIRST_TOKEN_S,
     "stall_timeout_s": table.UPSTREAM_STALL_S,
+    "cache_s": table_text.CACHE_S,
+    "cache_mib": table_text.CACHE_MIB,
 }
 _LLAMA: dict[str, Setting[Any]] = {
     "model": table.LLAMA_MODEL,

@@ -126,7 +126,7 @@ async def test_connections_are_kept_and_used_again(fake: FakeSGLang) -> None:
     async with engine(fake) as made:
         for _ in range(3):
             await run(made, ask("hello"))
-        connector = made._upstream._session.connector  # type: ignore[union-attr]
+        connector = made._pool.members[0].upstream._session.connector  # type: ignore[union-attr]
         assert sum(len(c) for c in connector._conns.values()) == 1
 
 
@@ -411,5 +411,7 @@ def test_options_are_refused_by_name() -> None:
 )
 def test_base_urls_of_every_habit_mean_the_same(url: str) -> None:
     made = OpenAIText(base_url=url)
-    assert made._upstream.url("/chat/completions") == "http://h:1/v1/chat/completions"
-    assert made._upstream.url("/health") == "http://h:1/health"
+    assert (
+        made._pool.members[0].upstream.url("/chat/completions") == "http://h:1/v1/chat/completions"
+    )
+    assert made._pool.members[0].upstream.url("/health") == "http://h:1/health"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.core.events import TextDelta, ToolCalls
-from forebay.engines.openai_client import Breaker, normal_base, read_key
+from forebay.engines.openai_client import normal_base, read_key
 from forebay.engines.openai_errors import in_stream, refusal, retry_after
 from forebay.engines.openai_wire import Answer, SseLines, StopSeam, request_body
 from forebay.errors import (
@@ -284,20 +284,6 @@ def test_a_request_carries_only_what_is_set() -> None:
     assert body["max_completion_tokens"] == 3
     assert body["stop"] == ["x"]
     assert "stream_options" not in body
-
-
-def test_the_breaker_opens_after_failures_and_lets_one_try() -> None:
-    breaker = Breaker()
-    for _ in range(5):
-        assert breaker.refuse_s(0.0) == 0.0
-        breaker.bad(0.0)
-    assert breaker.refuse_s(0.1) == pytest.approx(0.4)
-    assert breaker.refuse_s(0.6) == 0.0  # this one tries
-    assert breaker.refuse_s(0.6) > 0  # the others wait for it
-    breaker.bad(0.7)
-    assert breaker.refuse_s(1.0) > 0.5
-    breaker.good()
-    assert breaker.refuse_s(1.0) == 0.0
 
 
 def test_bad_addresses_and_key_files_are_named(tmp_path: Any) -> None:

@@ -22,7 +22,7 @@ from forebay.commands.common import data_dir
 from forebay.config import SETTINGS, Config, table
 from forebay.core.kinds import Kind
 from forebay.engines import weights
-from forebay.engines.openai import open_upstream
+from forebay.engines.openai import open_upstreams
 from forebay.engines.openai_probe import probe
 from forebay.errors import ForebayError
 from forebay.process import available_bytes
@@ -245,20 +245,22 @@ GATED = (
 
 async def _upstream(choice: EngineChoice, name: str) -> AsyncIterator[Finding]:
     try:
-        upstream, values = open_upstream(choice.options | choice.secrets)
+        pool, values = open_upstreams(choice.options | choice.secrets)
     except ForebayError as exc:
         yield Finding(name=name, state="fail", detail=exc.message, next="see upstream.*")
         return
     try:
-        async for step in probe(upstream, model=values["model"]):
-            hint = step.hint
-            if not step.ok and step.name in {"address", "health"}:
-                hint = f"{hint}; {GATED}" if hint else GATED
-            yield Finding(
-                name=f"{name} {step.name}",
-                state="ok" if step.ok else "fail",
-                detail=f"{step.detail} ({step.ms:.0f} ms)",
-                next=hint,
-            )
+        for number, member in enumerate(pool.members, 1):
+            one = f"{name} {number}" if len(pool.members) > 1 else name
+            async for step in probe(member.upstream, model=member.model or values["model"]):
+                hint = step.hint
+                if not step.ok and step.name in {"address", "health"}:
+                    hint = f"{hint}; {GATED}" if hint else GATED
+                yield Finding(
+                    name=f"{one} {step.name}",
+                    state="ok" if step.ok else "fail",
+                    detail=f"{step.detail} ({step.ms:.0f} ms)",
+                    next=hint,
+                )
     finally:
-        await upstream.close()
+        await pool.close()

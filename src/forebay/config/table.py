@@ -415,7 +415,8 @@ TEXT_SLOW_READER_S = declare.number(
 
 UPSTREAM_URL = declare.maybe_text(
     "upstream.base_url",
-    "Address of the model server, with or without `/v1`.",
+    "Address of the model server, with or without `/v1`. Several share the work, as "
+    "`[MODEL@]URL[*WEIGHT]` divided by commas; one of weight 0 takes over only.",
     aliases=aliases("SGLANG_BASE_URL", "OPENAI_BASE_URL", "OPENAI_API_BASE", "BASE_URL"),
 )
 UPSTREAM_KEY = declare.maybe_text(

@@ -6,6 +6,8 @@ from __future__ import annotations
 from forebay.config import declare
 
 __all__ = [
+    "CACHE_MIB",
+    "CACHE_S",
     "CONCURRENCY",
     "FLUSH_CAP",
     "FLUSH_INTERVAL_MS",
@@ -52,6 +54,18 @@ CONCURRENCY = declare.whole(
     "Operations under way at once; past it 503.",
     low=1,
     high=1_000_000,
+)
+CACHE_S = declare.number(
+    "upstream.cache_s",
+    0,
+    "How long an answer is kept and given again for exactly the same request, whoever asks; 0 "
+    "keeps none. Each worker has its own memory of them.",
+    unit="s",
+    low=0,
+    high=1_000_000,
+)
+CACHE_MIB = declare.whole(
+    "upstream.cache_mib", 64, "Memory for kept answers.", unit="MiB", low=1, high=1_000_000
 )
 NOTEBOOK_PORT = declare.whole(
     "compat.notebook_port", 18600, "Port of the notebook backend.", low=0, high=65535

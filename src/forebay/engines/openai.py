@@ -1,6 +1,6 @@
-"""Any OpenAI-compatible server (SGLang, vLLM, llama.cpp, a paid API) as a text engine.
+"""Any OpenAI-compatible servers (SGLang, vLLM, llama.cpp, a paid API) as a text engine.
 
-One step is one streamed chat completion. Nothing is repeated once the server has begun to
+One step is one streamed chat completion. Nothing is repeated once a server has begun to
 answer; what it refuses, and how it breaks, reaches the job as a named error with the facts
 (tokens, limit, retry-after). Closing the step closes the connection, which is how these
 servers learn that nobody listens any more.
@@ -8,7 +8,6 @@ servers learn that nobody listens any more.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from forebay.core.kinds import Kind
 from forebay.core.spec import LoadStage
 from forebay.engines import EngineInfo, Report, Resume
 from forebay.engines.context import Fitted, Message, answer_reserve, check, estimate, fit
-from forebay.engines.openai_client import Upstream, read_key
+from forebay.engines.openai_pool import Answers, Member, Pool
 from forebay.engines.openai_probe import Step, probe
 from forebay.engines.openai_wire import Answer, SseLines, StopSeam, request_body
 from forebay.engines.options import Option, parse
@@ -34,10 +33,11 @@ from forebay.errors import (
     WorkerLost,
 )
 
-__all__ = ["OpenAIText", "open_upstream"]
+__all__ = ["OpenAIText", "open_upstreams"]
 
 OPTIONS = (
-    Option("base_url", str, "http://localhost:8082", "server address, with or without /v1"),
+    Option("base_url", str, "http://localhost:8082",
+           "server address, with or without /v1; several as [MODEL@]URL[*WEIGHT],..."),
     Option("api_key", str, "", "sent as Bearer; prefer api_key_file"),
     Option("api_key_file", str, "", "file whose first line is the key"),
     Option("model", str, "", "model name; empty takes the first the server lists"),
@@ -62,6 +62,9 @@ OPTIONS = (
     Option("max_total_tokens", int, None, "prompt and answer together", 16, 100_000_000),
     Option("allow_auto_truncate", bool, False, "cut the oldest turns of too long a prompt"),
     Option("usage", bool, True, "ask for token counts (stream_options.include_usage)"),
+    Option("cache_s", float, 0.0, "seconds an answer is kept for exactly the same request",
+           0, 1_000_000),
+    Option("cache_mib", int, 64, "memory for kept answers", 1, 1_000_000),
     Option("wait", bool, True, "not ready until the server is; no: ready with a warning, needs model"),
     Option("warm_answer", bool, False, "ask for one token while loading"),
 )  # fmt: skip
@@ -73,31 +76,30 @@ _DEFAULTS = (
 _STAGES = {"address": "locate", "health": "warm_up"}
 
 
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """What a probe found; ``failed``: its step that did not hold."""
+
+    facts: dict[str, Any]
+    elapsed_s: float
+    failed: Step | None
+
+
 @dataclass(slots=True)
 class _Session:
     params: dict[str, Any]
     resume: Resume
 
 
-def open_upstream(options: Mapping[str, Any]) -> tuple[Upstream, dict[str, Any]]:
-    """A client made from engine options, opened, and the options as parsed.
+def open_upstreams(options: Mapping[str, Any]) -> tuple[Pool, dict[str, Any]]:
+    """The servers that engine options name, opened, and the options as parsed.
 
-    For `doctor`: the caller closes it. Raises `ConfigError`.
+    For `doctor`: the caller closes them. Raises `ConfigError`.
     """
     values = parse(OpenAIText.name, OPTIONS, options)
-    upstream = _upstream(values)
-    upstream.open()
-    return upstream, values
-
-
-def _upstream(values: Mapping[str, Any]) -> Upstream:
-    return Upstream(
-        values["base_url"],
-        read_key(values["api_key"], values["api_key_file"]),
-        connect_timeout_s=values["connect_timeout_s"],
-        connect_retries=values["connect_retries"],
-        pool=values["pool"] or values["slots"] + 2,
-    )
+    pool = Pool(values)
+    pool.open()
+    return pool, values
 
 
 class OpenAIText:
@@ -119,7 +121,8 @@ class OpenAIText:
         self._defaults = {k: values[k] for k in _DEFAULTS if values[k] is not None}
         self._prefix = values["prefix"] not in ("no", "false")
         self._model: str = values["model"]
-        self._upstream = _upstream(values)
+        self._pool = Pool(values)
+        self._answers = Answers(values["cache_s"], values["cache_mib"])
         self._limit: int | None = _least(values["context"], values["max_total_tokens"])
         self._scale = 1.0  # tokens the server counted for each estimated one, lately
 
@@ -127,34 +130,47 @@ class OpenAIText:
         """Find the server and prove it. Raises `CannotBoot` with the stage, and so is tried
         again by the supervisor; with ``wait=no`` a server that is not there yet is only a
         warning, while a wrong key or model still fails."""
-        begun = time.monotonic()
-        self._upstream.open()
-        warning = ""
-        facts: dict[str, Any] = {}
-        async for step in probe(
-            self._upstream, model=self._model, answer=self._values["warm_answer"]
-        ):
-            stage: Any = _STAGES.get(step.name, "warm_up")
-            facts = step.facts
-            elapsed_s = time.monotonic() - begun
-            if step.ok:
-                detail = f"{step.name}: {step.detail}"
-                report(LoadStage(stage=stage, detail=detail, elapsed_s=elapsed_s))
-                continue
-            if self._values["wait"] or isinstance(step.error, UpstreamRefused):
-                report(LoadStage(stage="failed", detail=step.detail, elapsed_s=elapsed_s))
-                await self._upstream.close()
-                raise _cannot_boot(stage, step) from step.error
-            warning = step.detail
+        self._pool.open()
+        proofs = [await self._prove(member, report) for member in self._pool.members]
+        ready = [proof for proof in proofs if proof.failed is None]
+        if not ready:
+            first = proofs[0].failed
+            if first is not None and (
+                self._values["wait"] or isinstance(first.error, UpstreamRefused)
+            ):
+                await self._pool.close()
+                raise _cannot_boot(_stage(first), first) from first.error
+        facts = ready[0].facts if ready else {}
         self._model = self._model or facts.get("model") or "default"
         if self._values["context"] is None:
-            self._limit = _least(facts.get("context"), self._values["max_total_tokens"])
-        report(
-            LoadStage(
-                stage="ready", detail=warning or self._model, elapsed_s=time.monotonic() - begun
-            )
-        )
+            told = [proof.facts.get("context") for proof in ready]
+            self._limit = _least(*told, self._values["max_total_tokens"])
+        warning = "; ".join(proof.failed.detail for proof in proofs if proof.failed is not None)
+        elapsed_s = max(proof.elapsed_s for proof in proofs)
+        report(LoadStage(stage="ready", detail=warning or self._model, elapsed_s=elapsed_s))
         return self._info(warning)
+
+    async def _prove(self, member: Member, report: Report) -> _Proof:
+        """Ask one server the steps of a probe, telling each."""
+        begun = time.monotonic()
+        facts: dict[str, Any] = {}
+        steps = probe(
+            member.upstream,
+            model=member.model or self._model,
+            answer=self._values["warm_answer"],
+        )
+        async for step in steps:
+            facts, elapsed_s = step.facts, time.monotonic() - begun
+            alone = len(self._pool.members) == 1
+            fatal = alone and (self._values["wait"] or isinstance(step.error, UpstreamRefused))
+            if step.ok:
+                detail = f"{step.name}: {step.detail}"
+                report(LoadStage(stage=_stage(step), detail=detail, elapsed_s=elapsed_s))
+                continue
+            if fatal:
+                report(LoadStage(stage="failed", detail=step.detail, elapsed_s=elapsed_s))
+            return _Proof(facts, elapsed_s, step)
+        return _Proof(facts, time.monotonic() - begun, None)
 
     async def open(self, params: Mapping[str, Any], resume: Resume) -> _Session:
         """Raises `WorkerLost` where an answer was begun that cannot be continued."""
@@ -173,13 +189,21 @@ class OpenAIText:
         if not prompts:
             raise EngineFailed(f"step got {len(items)} items and no prompt")
         messages = prompts[-1].messages
+        key = self._answers.key(messages, session.params)
+        if not session.resume.text and (kept := self._answers.find(key)) is not None:
+            for event in kept:
+                yield event
+            return
+        hear = self._answers.recorder(key)
         fitted = self._fitted(messages, session.params)
         for last_try in (False, True):
             begun = False
             try:
-                async with aclosing(self._attempt(session, fitted)) as events:
+                async with aclosing(self._answer(session, fitted)) as events:
                     async for event in events:
                         begun = True
+                        if not session.resume.text:
+                            hear(event)
                         yield event
                 return
             except PromptTooLong as exc:
@@ -192,11 +216,25 @@ class OpenAIText:
         return None
 
     async def unload(self) -> None:
-        await self._upstream.close()
+        await self._pool.close()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What has happened so far, by name; for the worker's beats."""
+        return {**self._pool.counts, **self._answers.counts}
 
     # ---------------------------------------------------------------- one attempt
 
-    async def _attempt(self, session: _Session, fitted: Fitted) -> AsyncGenerator[OutputEvent]:
+    def _answer(self, session: _Session, fitted: Fitted) -> AsyncGenerator[OutputEvent]:
+        return self._pool.answer(
+            lambda member, deadline: self._attempt(session, fitted, member, deadline),
+            self._values["first_token_timeout_s"],
+        )
+
+    async def _attempt(
+        self, session: _Session, fitted: Fitted, member: Member, deadline: float
+    ) -> AsyncGenerator[OutputEvent]:
+        model, upstream = member.model or self._model, member.upstream
         params, committed = session.params, session.resume.text
         before = session.resume.tokens or self._tokens_of(committed)
         wanted = params.get("max_tokens") or self._values["max_tokens"]
@@ -204,20 +242,19 @@ class OpenAIText:
         body = request_body(
             fitted.messages,
             params,
-            model=self._model,
+            model=model,
             max_tokens=max(1, min(limits) - before) if limits else None,
             max_tokens_field=self._values["max_tokens_field"],
             continued=committed,
             usage=self._values["usage"],
         )
-        first_s, stall_s = self._values["first_token_timeout_s"], self._values["stall_timeout_s"]
-        deadline = asyncio.get_running_loop().time() + first_s
+        stall_s = self._values["stall_timeout_s"]
         seam = StopSeam(committed, params.get("stop") or ()) if committed else None
         lines, answer, notice = SseLines(), Answer(), fitted.notice
-        async with self._upstream.post(
-            "/chat/completions", body, model=self._model, deadline=deadline
+        async with upstream.post(
+            "/chat/completions", body, model=model, deadline=deadline
         ) as response:
-            watch = self._upstream.watch(response, deadline)
+            watch = upstream.watch(response, deadline)
             try:
                 while not answer.over:
                     data = await watch.read(answer.begun)
@@ -295,7 +332,12 @@ class OpenAIText:
 
     def _info(self, warning: str) -> EngineInfo:
         capabilities = {"abortable", "tools", "batch"} | ({"prefix"} if self._prefix else set())
-        facts: dict[str, Any] = {"base_url": self._upstream.base}
+        facts: dict[str, Any] = {"base_url": self._pool.members[0].upstream.base}
+        if len(self._pool.members) > 1:
+            facts["upstreams"] = [
+                {"base_url": m.upstream.base, "weight": m.weight, "model": m.model or self._model}
+                for m in self._pool.members
+            ]
         if self._limit is not None:
             facts["context"] = self._limit
         if warning:
@@ -318,6 +360,10 @@ def _through(seam: StopSeam, events: list[OutputEvent]) -> list[OutputEvent]:
         else:
             kept.append(event)
     return kept
+
+
+def _stage(step: Step) -> Any:
+    return _STAGES.get(step.name, "warm_up")
 
 
 def _cannot_boot(stage: str, step: Step) -> CannotBoot:

@@ -4,9 +4,9 @@ Everything aiohttp can raise is translated here, and nothing of aiohttp leaves t
 but the open response whose bytes `openai.OpenAIText` reads.
 
 What is asked again: a request to which no status line came back, ``connect_retries`` times.
-Once a status has arrived nothing is repeated. After ``BREAKER_FAILURES`` requests in a row
-found nobody, further ones are refused at once for 0.5 s, then 1, 2, 4 and at most 8 s, and
-one request at a time tries whether the server is back.
+Once a status has arrived nothing is repeated. After five requests in a row found nobody,
+further ones are refused at once for a while (`core.upstreams.Breaker`), and one request at a
+time tries whether the server is back.
 """
 
 from __future__ import annotations
@@ -21,47 +21,17 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 import msgspec
 
+from forebay.core.upstreams import Breaker
 from forebay.engines import openai_errors as errors
 from forebay.errors import ConfigError, ForebayError, UpstreamFailed, UpstreamTimeout
 
-__all__ = ["Breaker", "Upstream", "Watch", "normal_base", "read_key"]
+__all__ = ["Upstream", "Watch", "normal_base", "read_key"]
 
 ERROR_BYTES = 64 * 1024  # read of an error body
 JSON_BYTES = 4 * 1024 * 1024  # read of /v1/models
-BREAKER_FAILURES = 5
-BREAKER_FIRST_S = 0.5
-BREAKER_MAX_S = 8.0
 RETRY_FIRST_S = 0.1
 STREAM_TYPES = frozenset({"text/event-stream", "application/octet-stream", "text/plain"})
 DRAIN_S = 0.05  # an answer's last chunk comes with its last event, or is not waited for
-
-
-class Breaker:
-    """Decides whether to try a server that was not there. Pure; ``now`` in seconds."""
-
-    def __init__(self) -> None:
-        self._failures = 0
-        self._closed_until = 0.0
-        self._pause_s = BREAKER_FIRST_S
-
-    def refuse_s(self, now: float) -> float:
-        """Seconds to wait before trying; 0 means try now, and tell `good` or `bad`."""
-        if self._failures < BREAKER_FAILURES:
-            return 0.0
-        if now < self._closed_until:
-            return self._closed_until - now
-        self._closed_until = now + self._pause_s  # this caller tries; others wait for it
-        return 0.0
-
-    def good(self) -> None:
-        self._failures = 0
-        self._pause_s = BREAKER_FIRST_S
-
-    def bad(self, now: float) -> None:
-        self._failures += 1
-        if self._failures >= BREAKER_FAILURES:
-            self._closed_until = now + self._pause_s
-            self._pause_s = min(BREAKER_MAX_S, self._pause_s * 2)
 
 
 class Watch:

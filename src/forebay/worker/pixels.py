@@ -77,13 +77,15 @@ def decode(path: Path, picture: Picture, *, max_px: int, max_side: int) -> Decod
     """Raises `Unsupported`, `BadImage` or `TooLarge`; the picture was not decoded then,
     except where the damage lies in its pixels."""
     kind = _check_magic(path, picture)
-    Image.MAX_IMAGE_PIXELS = max_px
+    Image.MAX_IMAGE_PIXELS = max_side**2  # a net below ours, which knows the size to name
     try:
         with Image.open(path, formats=[TYPES[kind]]) as image:
             _check_size(image.size, picture, max_px, max_side)
             return _upright(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise TooLarge(f"a picture of more than {max_px} pixels", limit_px=max_px) from exc
+        raise TooLarge(
+            f"a picture of far more pixels than the {max_px} allowed", limit_px=max_px
+        ) from exc
     except MemoryError as exc:
         raise TooLarge("this picture needs more memory than this worker may have") from exc
     except _DAMAGED as exc:

@@ -89,7 +89,7 @@ class Peer(asyncio.Protocol):
         self._paused_writing = False
         self._paused_reading = False
         self._control: list[bytes] = []
-        self._data: deque[InputPush] = deque()
+        self._data: deque[tuple[InputPush, int]] = deque()  # with its size
         self._data_bytes = 0
         self._flush_due = False
         self._hello_timer: asyncio.TimerHandle | None = None
@@ -210,8 +210,9 @@ class Peer(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         if isinstance(message, InputPush):
-            self._data.append(message)
-            self._data_bytes += sum(map(size_of, message.items))
+            size = sum(map(size_of, message.items))
+            self._data.append((message, size))
+            self._data_bytes += size
         else:
             try:
                 self._control.extend(frames(encode(message), control=True))
@@ -239,8 +240,8 @@ class Peer(asyncio.Protocol):
         out, self._control = self._control, []
         room = HIGH_WATER_BYTES - transport.get_write_buffer_size() - sum(map(len, out))
         while self._data and room > 0 and not self._paused_writing:
-            message = self._data.popleft()
-            self._data_bytes -= sum(map(size_of, message.items))
+            message, size = self._data.popleft()
+            self._data_bytes -= size
             parts = frames(encode(message), control=False)
             room -= sum(map(len, parts))
             out.extend(parts)

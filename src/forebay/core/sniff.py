@@ -15,6 +15,8 @@ MAGIC: tuple[tuple[int, bytes], ...] = (
     (0, b"\x1a\x45\xdf\xa3"),  # EBML: WebM, Matroska
     (4, b"ftyp"),  # mp4, m4a
 )
+_FIRST = (b"R", b"O", b"f", b"\x1a", b"I", b"\xff")
+"""What all of them but mp4 begin with: samples seldom do."""
 MP3_KBIT = {
     1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -24,6 +26,8 @@ MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 1200
 
 def is_file(data: bytes) -> bool:
     """Whether ``data`` is a complete container (WAV, Ogg, WebM, mp4, FLAC, mp3)."""
+    if data[:1] not in _FIRST and data[4:8] != b"ftyp":
+        return False
     if data[:4] in (b"RIFF", b"RF64") and data[8:12] == b"WAVE":
         return True
     if any(data[at : at + len(magic)] == magic for at, magic in MAGIC):

@@ -105,6 +105,14 @@ def _frame(kind: str, session: str = "", index: int = 0, **facts: Any) -> str:
     return msgspec.json.encode(answer).decode()
 
 
+def _acked(session: str, index: int) -> str:
+    """`_frame` of the one message that every chunk is answered with."""
+    if not session:
+        return _frame("ack", session, index, status="received")
+    name = msgspec.json.encode(session).decode()
+    return f'{{"type":"ack","session_id":{name},"chunk_index":{index},"status":"received"}}'
+
+
 def wire_message(error: ForebayError) -> str:
     """The original's words for an error it had, ours for the others."""
     facts = error.details
@@ -123,8 +131,9 @@ def _malformed(detail: str, word: str = "Invalid message format", **facts: Any) 
 
 
 def asr_params(user: str, language: str | None = None) -> dict[str, Any]:
-    """The parameters of a recognition job, in one form, so that they compare equal."""
-    params: dict[str, Any] = {"user": user or "anonymous"}
+    """The parameters of a recognition job, in one form, so that they compare equal. This
+    protocol has no word for unfinished text, so none is asked for."""
+    params: dict[str, Any] = {"user": user or "anonymous", "partials": False}
     if language:
         params["language"] = language
     return params
@@ -137,7 +146,9 @@ def sounds_of(data: bytes, seq: int) -> tuple[Sound, ...]:
         return (Sound(data=data, form="file", seq=seq),)
     if len(data) % 2:
         raise BadAudio(f"{len(data)} bytes are not a whole number of 16-bit samples")
-    pieces = [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)] or [b""]
+    if len(data) <= PIECE_BYTES:
+        return (Sound(data=data, rate=RATE, seq=seq),)
+    pieces = [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
     last = len(pieces) - 1
     return tuple(
         Sound(data=piece, rate=RATE, seq=seq, more=n < last) for n, piece in enumerate(pieces)
@@ -231,7 +242,7 @@ class AsrDialect:
                     ),
                 )
             case Took():
-                return (_frame("ack", about.session, what.seq, status="received"),)
+                return (_acked(about.session, what.seq),)
             case Finished():
                 return (_frame("ack", about.session, status="session_cancelled"),)
             case Failed():

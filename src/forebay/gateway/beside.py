@@ -11,10 +11,15 @@ from forebay.blobs import Blobs
 from forebay.core.events import InputItem, Sound
 from forebay.errors import TooLarge
 
-__all__ = ["FILE_BYTES", "drop_beside", "set_beside"]
+__all__ = ["FILE_BYTES", "drop_beside", "goes_beside", "set_beside"]
 
 FILE_BYTES = 192 * 1024
 """A file up to this travels in the stream."""
+
+
+def goes_beside(item: InputItem) -> bool:
+    """Whether ``item`` is a file too large for a stream."""
+    return isinstance(item, Sound) and item.form == "file" and len(item.data) > FILE_BYTES
 
 
 async def set_beside(blobs: Blobs | None, item: InputItem, tenant: str) -> InputItem:
@@ -22,7 +27,7 @@ async def set_beside(blobs: Blobs | None, item: InputItem, tenant: str) -> Input
 
     Raises `TooLarge` where there is no such place, `StoreFull` where it is full, and
     `QuotaExceeded` where ``tenant`` has its share."""
-    if not isinstance(item, Sound) or item.form != "file" or len(item.data) <= FILE_BYTES:
+    if not isinstance(item, Sound) or not goes_beside(item):
         return item
     if blobs is None:
         raise TooLarge(

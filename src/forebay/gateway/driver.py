@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from forebay.broker import Attachment, GatewayPush, LeasePush, OutputPush, PlacePush, SupersededPush
-from forebay.core.events import Audio, Ended, OutputEvent
+from forebay.core.events import Audio, Ended, InputItem, OutputEvent
 from forebay.core.intents import (
     Answer,
     Append,
@@ -62,7 +62,7 @@ from forebay.errors import (
     ResumeNotAvailable,
     StateLost,
 )
-from forebay.gateway.beside import set_beside
+from forebay.gateway.beside import goes_beside, set_beside
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.hub import AudioPace, Reader
 from forebay.gateway.idle import IdleLife
@@ -312,8 +312,10 @@ class Hold:
         attachment = self._attachment
         if attachment is None or attachment.number is None:
             raise StateLost("no job is held")
-        blobs, tenant = self._ctx.blobs, self._tenant
-        items = [await set_beside(blobs, item, tenant) for item in effect.items]
+        items: Sequence[InputItem] = effect.items
+        if any(map(goes_beside, items)):
+            blobs, tenant = self._ctx.blobs, self._tenant
+            items = [await set_beside(blobs, item, tenant) for item in items]
         try:
             ack = await self._ctx.broker.append(
                 attachment.job,

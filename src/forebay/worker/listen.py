@@ -118,6 +118,7 @@ class Ear:
         if untold > 0:
             self._untold.append((start.fine, lease.text[-untold:]))
         self._chunks = lease.counts.get("heard", 0)
+        self._partials = lease.spec.params.get("partials") is not False
         self._partial = ""
         self._language = ""
 
@@ -319,6 +320,8 @@ class Ear:
             return self._final(event)
         if not isinstance(event, Partial):
             raise EngineFailed(f"engine yielded {type(event).__name__}, expected transcripts")
+        if not self._partials:
+            return None
         text = joint(self._said.tail, event.text)
         if text == self._partial:
             return None

@@ -165,7 +165,7 @@ async def test_too_large_a_body_is_refused_without_being_read(
 
 async def test_names_are_text_and_never_paths(gateway: PhotoStand, client: Any) -> None:
     names = ["../../etc/passwd.jpg", "/abs/x.png", "a\\..\\b.jpg", "照片 1.jpg", "x" * 300 + ".jpg",
-             "\u202egpj.exe.jpg", ".jpg", "..", "con.jpg", "a\"b;c.jpg"]  # fmt: skip
+             "\u202egpj.exe.jpg", ".jpg", "con.jpg", "a\"b;c.jpg"]  # fmt: skip
     gateway.tiles = 1
     for name in names:
         response = await post(client, gateway, jpeg(), name=name)

@@ -17,6 +17,7 @@ from forebay.gateway.console import static
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.http import ROUTES as OPENAI_ROUTES
 from forebay.gateway.http import health as model_health
+from forebay.gateway.image_edits import ROUTES as IMAGE_EDIT_ROUTES
 from forebay.gateway.job_events import ROUTES as JOB_EVENT_ROUTES
 from forebay.gateway.listening import ROUTES as LISTENING_ROUTES
 from forebay.gateway.operations import ROUTES as OPERATION_ROUTES
@@ -92,6 +93,7 @@ def routes() -> list[Route]:
         *CAPACITY_ROUTES,
         *JOB_EVENT_ROUTES,
         *LISTENING_ROUTES,
+        *IMAGE_EDIT_ROUTES,
         *PHOTO_ROUTES,
         *PHOTO_TASK_ROUTES,
         *OPERATION_ROUTES,

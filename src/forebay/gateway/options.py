@@ -18,6 +18,9 @@ MODEL_ALIASES: Mapping[str, str] = {
     "whisper-1": "recognition",
     "gpt-4o-transcribe": "recognition",
     "gpt-4o-mini-transcribe": "recognition",
+    "gpt-image-1": "image",
+    "gpt-image-1-mini": "image",
+    "dall-e-2": "image",
 }
 """Names that clients of public APIs send by habit: KIND (its first pool) or KIND/MODEL."""
 

@@ -13,7 +13,6 @@ import mmap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -33,7 +32,7 @@ from forebay.gateway.responses import Receive, Scope, Send, reply_json
 from forebay.gateway.routes import Route
 from forebay.gateway.uploads import FileLimits, Stored, read_uploads
 
-__all__ = ["BATCH_BYTES", "FORM_BYTES", "PORTS", "ROUTES", "measure", "photo_blobs"]
+__all__ = ["BATCH_BYTES", "FORM_BYTES", "PORTS", "ROUTES", "measured", "photo_blobs"]
 
 PORTS = frozenset({"main", "api", "api-alt"})
 FORM_BYTES = words.FILE_BYTES + 256 * 1024
@@ -83,10 +82,14 @@ def _gate(ctx: GatewayContext) -> None:
         )
 
 
-def measure(path: Path, stored: Stored, pool: PoolView, max_mpx: float, max_side: int) -> Picture:
+def measured(ctx: GatewayContext, stored: Stored, pool: PoolView) -> Picture:
     """The picture that a stored file is, from its header. Blocks. Raises what is wrong."""
+    if ctx.blobs is None:
+        raise StoreFull("this gateway keeps no files")
     if not stored.size_bytes:
         raise BadRequest("the file is empty")
+    path = ctx.blobs.path(stored.blob)
+    max_mpx, max_side = ctx.photos.max_mpx, ctx.photos.max_side
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         head = read_head(data)
     mpx = pool.facts.get("max_mpx", max_mpx)
@@ -107,7 +110,7 @@ async def _pictures(ctx: GatewayContext, pool: PoolView, files: Sequence[Stored]
     for number, stored in enumerate(files, 1):
         try:
             words.check_file(stored.name, stored.type)
-            found.append(await asyncio.to_thread(_measured, ctx, stored, pool))
+            found.append(await asyncio.to_thread(measured, ctx, stored, pool))
         except ForebayError as error:
             if len(files) == 1:
                 raise
@@ -116,13 +119,6 @@ async def _pictures(ctx: GatewayContext, pool: PoolView, files: Sequence[Stored]
                 error.details["word"] = f"file {number}: {error.details['word']}"
             raise
     return found
-
-
-def _measured(ctx: GatewayContext, stored: Stored, pool: PoolView) -> Picture:
-    if ctx.blobs is None:
-        raise StoreFull("this gateway keeps no files")
-    path = ctx.blobs.path(stored.blob)
-    return measure(path, stored, pool, ctx.photos.max_mpx, ctx.photos.max_side)
 
 
 # ------------------------------------------------------------------------------- the jobs

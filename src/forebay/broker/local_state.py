@@ -44,6 +44,7 @@ from forebay.core.spec import (
     QueuePlace,
     WorkerInfo,
     WorkerView,
+    counts_of,
 )
 from forebay.core.stream import IdentityFence, InputFence, StreamLog
 from forebay.core.transcript import Transcript
@@ -139,6 +140,7 @@ class Worker:
             busy_s=float(load.get("busy_s", 0.0)),
             cpu_s=float(load.get("cpu_s", 0.0)),
             resident_bytes=int(load.get("resident_bytes", 0)),
+            counts=counts_of(load),
             rtf=self.rtf.mean_s if self.rtf.known else None,
         )
 

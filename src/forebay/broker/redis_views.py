@@ -12,7 +12,7 @@ from bisect import bisect_left
 from forebay.broker.redis_wire import PoolState, ShardState, WorkerState, info_of, stages_of
 from forebay.core.fairness import head_start_s
 from forebay.core.kinds import Kind
-from forebay.core.spec import PoolView, QueuePlace, WorkerView
+from forebay.core.spec import PoolView, QueuePlace, WorkerView, counts_of
 from forebay.errors import ModelNotFound
 
 __all__ = ["Picture"]
@@ -102,5 +102,6 @@ def _worker_view(state: WorkerState) -> WorkerView:
         busy_s=float(load.get("busy_s", 0.0)),
         cpu_s=float(load.get("cpu_s", 0.0)),
         resident_bytes=int(load.get("resident_bytes", 0)),
+        counts=counts_of(load),
         rtf=_number(state.rtf),
     )

@@ -16,6 +16,7 @@ from forebay.commands import checks
 from forebay.commands.checks import Finding
 from forebay.commands.common import console, dump, settled
 from forebay.commands.jobs import Server, server
+from forebay.commands.quality import quality
 from forebay.errors import ConfigError
 
 __all__ = ["run"]
@@ -103,6 +104,8 @@ async def _running(where: Server) -> AsyncIterator[Finding]:
             return
         yield await _get(http, where.url, "/readyz")
         yield await _first_byte(http, where.url)
+        async for finding in quality(http, where.url):
+            yield finding
 
 
 async def _get(http: aiohttp.ClientSession, url: str, path: str) -> Finding:

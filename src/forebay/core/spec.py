@@ -7,6 +7,7 @@ Redis carry the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -15,6 +16,7 @@ from forebay.core.events import Consumed, InputItem, Tile
 from forebay.core.kinds import Kind
 
 __all__ = [
+    "COUNT",
     "Deadlines",
     "JobSpec",
     "JobState",
@@ -26,6 +28,7 @@ __all__ = [
     "QueuePlace",
     "WorkerInfo",
     "WorkerView",
+    "counts_of",
 ]
 
 JobState = Literal["queued", "running", "completed", "failed", "cancelled", "expired"]
@@ -203,6 +206,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``held``: sessions it has now, of ``sessions``. ``busy``: slots that step at this moment;
     ``busy_s``: slot seconds stepped in all. ``rtf``: measured over sessions that ended on it.
+    ``counts``: what its engine counts, by name (`counts_of`).
     """
 
     id: str
@@ -218,6 +222,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpu_s: float = 0.0
     resident_bytes: int = 0
     rtf: float | None = None
+    counts: dict[str, float] = {}
 
 
 class PipeSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -228,3 +233,12 @@ class PipeSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     target: str
     map: str
     copied: int = 0  # last source offset wholly contained in what was appended
+
+
+COUNT = "n:"
+"""What a count's name begins with in a beat."""
+
+
+def counts_of(load: Mapping[str, Any]) -> dict[str, float]:
+    """The counts among what a beat carries."""
+    return {name[len(COUNT) :]: float(n) for name, n in load.items() if name.startswith(COUNT)}

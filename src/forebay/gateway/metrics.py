@@ -33,6 +33,7 @@ Names (the ``ws_gateway_*`` family is S1's, kept as its dashboards know it):
 ``forebay_worker_busy_seconds_total``          counter    its slot seconds: load over time
 ``forebay_worker_cpu_seconds_total``           counter    its processor time
 ``forebay_worker_resident_bytes``              gauge      its memory
+``forebay_worker_counts_total{worker,what}``   counter    answers, repeats, garbled, failovers
 ``forebay_cpu_seconds_total{role}``            counter    processor time, by role of process
 ``forebay_resident_bytes{role}``               gauge      memory, likewise
 ``forebay_insecure``                           gauge      1 while serving others unauthenticated
@@ -132,6 +133,10 @@ class GatewayMetrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Face(self))
         ProcessCollector(registry=self._registry)  # CPU, memory, descriptors of this gateway
+
+    def add(self, collector: Collector) -> None:
+        """Show another part's numbers beside these."""
+        self._registry.register(collector)
 
     # ------------------------------------------------------------------ what happened
     def connection_opened(self) -> None:
@@ -329,6 +334,9 @@ class _Face(Collector):
         busy = CounterMetricFamily(
             "forebay_worker_busy_seconds", "slot seconds of finished steps", labels=labels
         )
+        counts = CounterMetricFamily(
+            "forebay_worker_counts", "what engines count", labels=[*labels, "what"]
+        )
         for worker in self._m.workers():
             names = [worker.id, "+".join(worker.pools)]
             gauges["sessions"].add_metric(names, worker.held)
@@ -338,7 +346,9 @@ class _Face(Collector):
                 gauges["rtf"].add_metric(names, worker.rtf)
             cpu.add_metric(names, worker.cpu_s)
             busy.add_metric(names, worker.busy_s)
-        yield from (*gauges.values(), cpu, busy)
+            for what, number in worker.counts.items():
+                counts.add_metric([*names, what], number)
+        yield from (*gauges.values(), cpu, busy, counts)
 
     def _processes(self) -> Iterator[Metric]:
         cpu = CounterMetricFamily("forebay_cpu_seconds", "processor time", labels=["role"])

@@ -32,12 +32,13 @@ from forebay.broker import (
 )
 from forebay.core.events import Display, Ended, InputItem, OutputEvent, size_of
 from forebay.core.fairness import FairQueue
-from forebay.core.kinds import Recovery, Row
+from forebay.core.kinds import Kind, Recovery, Row
 from forebay.core.spec import Lease, WorkerInfo
 from forebay.core.stream import Stamper, tag_of
 from forebay.engines import Engine, EngineInfo
 from forebay.errors import EngineFailed, ForebayError
 from forebay.worker.failing import failure, where
+from forebay.worker.quality import Quality, counts_in
 from forebay.worker.session import Fate, Session
 from forebay.worker.step import run_step
 from forebay.worker.steps import StepsTable
@@ -89,6 +90,7 @@ class Runner:
         self._waiting: dict[str, Session] = {}  # by session key: those in `_ready`
         self._busy = 0
         self._busy_s = 0.0
+        self._quality = Quality() if row.kind is Kind.TEXT else None
         self._alone = False  # an exclusive step is running
         self._step_s = 1.0  # mean model seconds of a step, what one costs in the queue
         self._over = asyncio.Event()
@@ -142,6 +144,10 @@ class Runner:
             "busy": self._busy,
             "sessions": len(self._sessions),
             "busy_s": round(self._busy_s, 3),
+            **counts_in(
+                () if self._quality is None else self._quality.counts,
+                getattr(self.engine, "counts", ()),
+            ),
         }
 
     # ------------------------------------------------------------------- pushes
@@ -356,6 +362,8 @@ class Runner:
 
     def _stamp(self, session: Session, event: OutputEvent) -> None:
         stamped = session.stamper.stamp(event)
+        if self._quality is not None:
+            self._quality.hear(session.key, stamped)
         session.credit -= size_of(stamped)
         session.unsaid.append(stamped)
 
@@ -485,6 +493,8 @@ class Runner:
             return  # it waits for byte credit, then comes here again
         session.close()
         self._sessions.pop((session.job, session.attempt), None)
+        if self._quality is not None:
+            self._quality.forget(session.key)
         if session.fate is not Fate.ENDED:
             self.broker.park(session.job, session.attempt)
         self._maybe_over()

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from forebay.config import Config, Setting, table, table_images, table_text
+from forebay import choice_kernel
+from forebay.config import Config, Setting, table, table_images, table_kernel, table_text
 from forebay.core.kinds import Kind
 from forebay.engines import REGISTRY, names, weights
 from forebay.engines.options import Option
@@ -33,7 +34,7 @@ __all__ = [
     "with_defaults",
 ]
 
-SERVED = (Kind.TEXT, Kind.SPEECH, Kind.RECOGNITION, Kind.IMAGE)
+SERVED = (Kind.TEXT, Kind.SPEECH, Kind.RECOGNITION, Kind.IMAGE, Kind.KERNEL)
 """The kinds this build has engines and dialects for."""
 
 DEFAULT_MODELS = {
@@ -41,6 +42,7 @@ DEFAULT_MODELS = {
     "llama": "smollm2",
     "moonshine": "moonshine",
     "piper": "piper",
+    "python": "python",
     "realesrgan": "x4plus",
     "synthetic": "synthetic",
     "voices": "voices",
@@ -54,6 +56,7 @@ ENGINES: dict[Kind, Setting[list[str]]] = {
     Kind.SPEECH: table.SPEECH_ENGINES,
     Kind.RECOGNITION: table.RECOGNITION_ENGINES,
     Kind.IMAGE: table_images.IMAGE_ENGINES,
+    Kind.KERNEL: table_kernel.KERNEL_ENGINES,
 }
 MEMORY: dict[Kind, Setting[int]] = {Kind.IMAGE: table_images.IMAGE_MEMORY_MIB}
 """Address space of a worker, for the kinds whose input decides how much they need."""
@@ -63,6 +66,7 @@ _DEFAULTS = {
     Kind.SPEECH: "voices",
     Kind.RECOGNITION: "listener",
     Kind.IMAGE: "waifu2x",
+    Kind.KERNEL: "python",
 }
 
 
@@ -190,7 +194,8 @@ def _of_kind(config: Config, kind: Kind, folder: Path) -> Iterable[EngineChoice]
     if not asked and kind is Kind.TEXT and config[table.UPSTREAM_URL]:
         asked, why = ["openai"], config.source(table.UPSTREAM_URL)
     if not asked:
-        asked, why = _by_default(kind), "default"
+        default = choice_kernel.by_default(config) if kind is Kind.KERNEL else _by_default(kind)
+        asked, why = default, "default"
     for text in asked:
         name, own = parse_engine(kind, text)
         options = with_defaults(config, kind, name, folder, own)
@@ -256,7 +261,7 @@ def with_defaults(
     if name == "synthetic":
         return dict(own)
     wanted = dict(_TEXT) if kind is Kind.TEXT else {}
-    wanted |= {"openai": _OPENAI, "llama": _LLAMA}.get(name, {})
+    wanted |= {"openai": _OPENAI, "llama": _LLAMA, "python": choice_kernel.OPTIONS}.get(name, {})
     declared = {option.name for option in _declared(kind, name)}
     found = {
         key: setting.show(config[setting]) if not setting.secret else str(config[setting])

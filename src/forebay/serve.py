@@ -25,7 +25,17 @@ import structlog
 from forebay.broker.local import default_store_bytes
 from forebay.broker.local_base import Settings as BrokerSettings
 from forebay.choice import ENGINES, MEMORY, EngineChoice, choose, models_dir
-from forebay.config import Config, Setting, rows, table, table_images, table_recognition, table_text
+from forebay.choice_kernel import placed
+from forebay.config import (
+    Config,
+    Setting,
+    rows,
+    table,
+    table_images,
+    table_kernel,
+    table_recognition,
+    table_text,
+)
 from forebay.core.admission import JobLimits
 from forebay.core.kinds import KINDS, Kind, Row
 from forebay.errors import CannotBoot, ConfigError
@@ -66,6 +76,7 @@ WORKERS = {
     Kind.SPEECH: table.SPEECH_WORKERS,
     Kind.RECOGNITION: table.RECOGNITION_WORKERS,
     Kind.IMAGE: table_images.IMAGE_WORKERS,
+    Kind.KERNEL: table_kernel.KERNEL_WORKERS,
 }
 
 
@@ -388,12 +399,16 @@ def _workers(config: Config, able: list[EngineChoice], places: _Places) -> Itera
     blobs_argv, blobs_env = worker_blobs(config, places.data)
     for index, choice in enumerate(able):
         group = f"{choice.kind}/{choice.name}"
+        keeps_files = choice.kind is Kind.KERNEL
         argv = [
             *_self(), "worker",
             *(() if places.store.url else ("--broker", f"unix://{places.link}")),
             "--kind", str(choice.kind),
             *blobs_argv,
-            "--engine", choice.text(_secret_files(choice, places.run, index)),
+            "--engine", choice.text(
+                _secret_files(choice, places.run, index)
+                | (placed(config, choice.options, places.data) if keeps_files else {})
+            ),
         ]  # fmt: skip
         if choice.pool:
             argv += ["--model", choice.pool.partition("/")[2]]
@@ -404,7 +419,8 @@ def _workers(config: Config, able: list[EngineChoice], places: _Places) -> Itera
         env = _worker_env(config, choice) | places.store.env | blobs_env
         for name in names:
             yield ProcessSpec(name=name, argv=argv, role="worker", group=group, env=env)
-        if names and config[table.SPARES] != "never":
+        # A spare for notebooks would help nobody: a kernel is lost with its worker.
+        if names and config[table.SPARES] != "never" and not keeps_files:
             yield ProcessSpec(
                 name=f"{group}-spare", argv=argv, role="worker", group=group, env=env, spare=True
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from forebay.config import table, table_photos
+from forebay.config import table, table_kernel, table_photos
 from forebay.config.load import Config
 from forebay.core.kinds import KINDS, Kind, Row
 
@@ -33,4 +33,5 @@ def rows(config: Config) -> dict[Kind, Row]:
     altered[Kind.IMAGE] = replace(
         KINDS[Kind.IMAGE], after_end_s=config[table_photos.CLEANUP_H] * 3600
     )
+    altered[Kind.KERNEL] = replace(KINDS[Kind.KERNEL], run_s=config[table_kernel.CELL_S])
     return altered

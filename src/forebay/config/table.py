@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from forebay.config import declare, table_images, table_photos, table_recognition, table_text
+from forebay.config import (
+    declare,
+    table_images,
+    table_kernel,
+    table_photos,
+    table_recognition,
+    table_text,
+)
 from forebay.config.declare import aliases
 from forebay.config.setting import Alias, Setting
 from forebay.core.admission import JobLimits
@@ -28,6 +35,7 @@ SECTIONS = {
     "limits": "Bounds on what clients may send and hold. Each has a documented answer.",
     "log": "What is written to standard error.",
     "workers": "Worker processes.",
+    "kernel": "Notebooks: who may run code here, and within which bounds.",
     "text": "Language models: which engine serves, and what a request gets by default.",
     "upstream": "The OpenAI-compatible server behind the engine `openai`.",
     "llama": "The local language model (engine `llama`).",
@@ -579,7 +587,7 @@ CHAT_API_KEY = declare.maybe_text(
     aliases=aliases("ORCH_API_KEY"),
 )
 
-PARTS = (table_recognition, table_images, table_photos, table_text)
+PARTS = (table_recognition, table_images, table_photos, table_text, table_kernel)
 """Modules that declare a part of this table."""
 
 SETTINGS: tuple[Setting[Any], ...] = tuple(declare.declared)

@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from forebay.core.events import Cell, FileOp, InputItem, Notice, OutputEvent, Result
 from forebay.core.kinds import Kind
 from forebay.core.notebook import check_id, folder_of
@@ -47,8 +45,6 @@ GONE = {
         "are not",
     ),
 }
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -128,9 +124,7 @@ class NotebookKernels:
             interrupt_s=values["interrupt_s"],
         )
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if jail is None:
-            log.warning("kernel.unconfined", reason=why)
-        stages.at("ready")
+        stages.at("ready", "confined" if jail is not None else f"not confined: {why}")
         return EngineInfo(
             model="python",
             version="1",
@@ -298,7 +292,6 @@ class NotebookKernels:
         if book.kernel is not kernel:
             return  # whoever ended it sees to the rest
         book.kernel = None
-        log.info("kernel.died", reason=kernel.why or "by itself")
         self._disarm(book)
         self._spawn(kernel.stop(now=True))
         self._drop(book)
@@ -329,7 +322,6 @@ class NotebookKernels:
 
     def _reap(self, book: _Book) -> None:
         book.reap = None
-        log.info("kernel.reaped", idle_s=self._values["idle_s"])
         self._spawn(self._end(book, "it was idle", state="reaped"))
 
 

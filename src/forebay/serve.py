@@ -31,6 +31,7 @@ from forebay.config import (
     Setting,
     rows,
     table,
+    table_captions,
     table_images,
     table_kernel,
     table_recognition,
@@ -47,6 +48,7 @@ from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import MAIN, PERSONALITIES, Personality, personality
 from forebay.screen import Facts
 from forebay.serve_history import history_options, recognition_options
+from forebay.serve_rooms import room_options, room_settings
 from forebay.serve_photos import blob_place, photo_options, worker_blobs
 from forebay.serve_store import PRIVATE, Store, is_shared, masked, open_store
 from forebay.serve_text import operation_options
@@ -238,6 +240,7 @@ def _wanted(config: Config) -> list[tuple[Personality, str, int, bool]]:
         "voice": (host, config[table_recognition.VOICE_PORT]),
         "notebook": (host, config[table_text.NOTEBOOK_PORT]),
         "api": (host, config[table_recognition.API_PORT]),
+        "captions": (host, config[table_captions.CAPTIONS_PORT]),
     }
     found = [(MAIN, host, config[table.PORT], True)]
     for name in PERSONALITIES if everything else named:
@@ -359,6 +362,7 @@ def _gateways(
         photos=photo_options(config),
         blobs=blob_place(config),
         operations=operation_options(config),
+        rooms=room_options(config),
         history=history_options(config),
         model_aliases=model_aliases(config),
         log_level=config[table.LOG_LEVEL],
@@ -391,6 +395,7 @@ def _broker_settings(config: Config) -> BrokerSettings:
             tenant_jobs=config[table.TENANT_JOBS],
             jobs=config[table.LIVE_JOBS],
         ),
+        rooms=room_settings(config),
     )
 
 

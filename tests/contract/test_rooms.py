@@ -72,6 +72,29 @@ async def test_a_room_is_made_once_and_keeps_its_first_secret(home: Home) -> Non
         await home.broker.rooms.publish(room_id("local", "none"), [said("x")])
 
 
+async def test_a_room_that_waits_for_its_maker_becomes_the_first_ones_who_has_a_secret(
+    home: Home,
+) -> None:
+    rooms = home.broker.rooms
+    waiting = await made(home, secret="")
+    with pytest.raises(NotFound):
+        await rooms.publish(ROOM, [said("x")])
+    claimed = await rooms.open_room(spec(secret="s1", title="t"))
+    assert (claimed.spec.secret, claimed.spec.title) == ("s1", "t")
+    assert claimed.epoch == waiting.epoch
+    assert (await rooms.open_room(spec(secret="s2"))).spec.secret == "s1"
+    await rooms.publish(ROOM, [said("x")])
+    await home.settle()
+    assert pushed(home) == ["x"]
+
+
+async def test_a_room_that_nobody_made_is_gone_when_nobody_waits_for_it(home: Home) -> None:
+    await made(home, secret="")
+    await home.broker.rooms.unwatch_room(ROOM, "g1")
+    with pytest.raises(NotFound):
+        await home.broker.rooms.room(ROOM)
+
+
 async def test_what_is_published_is_pushed_in_order_and_read_back(home: Home) -> None:
     view = await made(home)
     answers = await home.broker.rooms.publish(ROOM, [said("a"), said("b")])
@@ -138,7 +161,7 @@ async def test_a_skip_releases_what_waits(home: Home) -> None:
 
 
 async def test_a_pipe_writes_what_rises(home: Home) -> None:
-    await made(home, secret="")
+    await made(home, secret="!")
     item = RoomItem(
         client="pipe:p", seq=7, settled=6, caption=Caption(user="u", text="x", created_ms=WALL_MS)
     )
@@ -207,6 +230,8 @@ async def test_rooms_and_what_they_hold_are_bounded(make_home: MakeHome) -> None
     home = await make_home(Settings(rooms=RoomSettings(rooms=2, members=1, store_bytes=3000)))
     await made(home)
     rooms = home.broker.rooms
+    with pytest.raises(StoreFull):
+        await rooms.open_room(spec("waiting", secret=""))
     await rooms.open_room(spec("b"))
     with pytest.raises(StoreFull):
         await rooms.open_room(spec("c"))
@@ -242,12 +267,15 @@ async def test_a_persistent_room_survives_the_process_with_its_writers(tmp_path:
     await rooms.publish(ROOM, [said("a", at_ms=at), said("1", 1, at_ms=at)])
     await rooms.publish(ROOM, [said("3", 3, at_ms=at)])
     await rooms.open_room(spec("short"))
+    await rooms.open_room(spec("claimed", secret=""))
+    await rooms.open_room(spec("claimed", persist=True))
     crash(home)
 
     home = Home(journal_dir=tmp_path)
     view = await home.broker.rooms.watch_room(ROOM, "g1")
     assert (view.epoch, view.head, view.held) == (before.epoch, 2, 1)
     assert view.spec == before.spec
+    assert (await home.broker.rooms.room(room_id("local", "claimed"))).spec.secret == "s1"
     with pytest.raises(NotFound):
         await home.broker.rooms.room(room_id("local", "short"))
     assert (await home.broker.rooms.publish(ROOM, [said("1", 1, at_ms=at)]))[0].result == "repeat"

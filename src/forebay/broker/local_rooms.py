@@ -82,12 +82,15 @@ class LocalRooms:
     async def open_room(self, spec: RoomSpec) -> RoomView:
         record = self._rooms.get(spec.id)
         if record is not None:
+            if spec.secret and not record.room.spec.secret:
+                self._claim(record, spec)
             return record.room.view()
-        if len(self._rooms) >= self._settings.rooms or self._bytes > self._settings.store_bytes:
+        limit = self._settings.rooms if spec.secret else max(1, self._settings.rooms // 2)
+        if len(self._rooms) >= limit or self._bytes > self._settings.store_bytes:
             self.reap()
-        if len(self._rooms) >= self._settings.rooms:
+        if len(self._rooms) >= limit:
             raise StoreFull(
-                f"there are {len(self._rooms)} rooms, expected no more than {self._settings.rooms}",
+                f"there are {len(self._rooms)} rooms, expected no more than {limit}",
                 retry_after_s=10.0,
             )
         self._refuse_over(self._settings.store_bytes)
@@ -96,6 +99,13 @@ class LocalRooms:
             self._journal.made(spec, room.log.epoch)
         self._add(room)
         return room.view()
+
+    def _claim(self, record: _Record, spec: RoomSpec) -> None:
+        """A room that somebody waited to read gets its secret; it was never written to."""
+        if self._journal is not None and spec.persist:
+            self._journal.made(spec, record.room.log.epoch)
+        record.room.spec = spec
+        record.room.active_ms = spec.created_ms
 
     def _add(self, room: Room) -> _Record:
         record = self._rooms[room.spec.id] = _Record(room)
@@ -146,6 +156,8 @@ class LocalRooms:
 
     async def publish(self, room: str, items: Sequence[RoomItem]) -> list[RoomAnswer]:
         record = self._record(room)
+        if not record.room.spec.secret:
+            raise NotFound("nobody has made this room yet")
         plan = record.room.plan(items, self._base.clock())
         if not plan.empty:
             self._refuse_over(2 * self._settings.store_bytes)
@@ -232,8 +244,11 @@ class LocalRooms:
 
     async def unwatch_room(self, room: str, gateway: str) -> None:
         record = self._rooms.get(room)
-        if record is not None:
-            record.gateways.discard(gateway)
+        if record is None:
+            return
+        record.gateways.discard(gateway)
+        if not record.gateways and not record.room.spec.secret:
+            self._drop(record)
 
     # --------------------------------------------------------------------- presence
 

@@ -64,6 +64,11 @@ class RoomBroker(Protocol):
         """Make the room unless it is there; return it as it stands. Compare ``spec.secret`` of
         the answer: with two makers at once the first one's counts.
 
+        A room that was made without a secret, by somebody who waits to read it, becomes the
+        first one's who brings one: it takes over ``spec``, with its epoch and readers. Until
+        then it is forgotten when nobody watches it any more, and only half of the bound is
+        for such rooms.
+
         Raises `StoreFull` for a new room when there are too many, or too much in them."""
 
     async def room(self, room: str) -> RoomView: ...

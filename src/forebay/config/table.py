@@ -11,6 +11,7 @@ from typing import Any
 
 from forebay.config import (
     declare,
+    table_captions,
     table_images,
     table_kernel,
     table_photos,
@@ -45,6 +46,7 @@ SECTIONS = {
     "photos": "Photo enhancement: what is taken, and how long it is kept.",
     "blobs": "Large files (photos, tiles, results, recordings): where they are and how many.",
     "operations": "`/send_operation`: language for notebook front ends.",
+    "captions": "Rooms: captions that everybody sees at once.",
     "history": "Finished recognition sessions, tasks and recordings.",
     "chat": "`/chat`: a language model's answer, spoken while it is written.",
     "compat": "Ports that clients of the original systems hard-code.",
@@ -587,7 +589,14 @@ CHAT_API_KEY = declare.maybe_text(
     aliases=aliases("ORCH_API_KEY"),
 )
 
-PARTS = (table_recognition, table_images, table_photos, table_text, table_kernel)
+PARTS = (
+    table_recognition,
+    table_images,
+    table_photos,
+    table_text,
+    table_captions,
+    table_kernel,
+)
 """Modules that declare a part of this table."""
 
 SETTINGS: tuple[Setting[Any], ...] = tuple(declare.declared)

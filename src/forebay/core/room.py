@@ -77,8 +77,8 @@ def room_id(tenant: str, name: str) -> str:
 
 
 class RoomSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a room is made with. ``secret``: its passphrase, hashed; empty for a room that only
-    a pipe writes to. ``title``: its name as people wrote it. ``persist``: it outlives the
+    """What a room is made with. ``secret``: its passphrase, hashed; empty while the room waits
+    for its maker, "!" where only a pipe writes. ``title``: its name as people wrote it. ``persist``: it outlives the
     process that keeps it."""
 
     id: str

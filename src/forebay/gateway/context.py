@@ -22,6 +22,7 @@ from forebay.gateway.auth import Auth
 from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
+from forebay.gateway.rooms import Rooms
 from forebay.gateway.scribe import Scribe
 
 __all__ = ["ChatOptions", "GatewayContext", "OperationOptions", "PhotoOptions", "RecognitionOptions"]
@@ -120,6 +121,8 @@ class GatewayContext:
     """Where files go that are too large for a stream; None: they are refused."""
     scribe: Scribe | None = None
     """The history's writer; None: nothing is kept."""
+    rooms: Rooms | None = None
+    """Rooms and who reads them here; None: there are none."""
     draining: bool = False
     """True from SIGTERM on: not ready any more, and open streams should come to an end."""
     refusing: bool = False

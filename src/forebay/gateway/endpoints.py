@@ -11,6 +11,9 @@ from forebay.dialects.tts import TtsDialect
 from forebay.gateway import asr_sessions, asr_tasks, faces
 from forebay.gateway.auth import PUBLIC, port_of
 from forebay.gateway.capacity import ROUTES as CAPACITY_ROUTES
+from forebay.gateway.captions import ROUTES as CAPTION_ROUTES
+from forebay.gateway.captions_pages import ROUTES as CAPTION_PAGES
+from forebay.gateway.captions_socket import ROUTES as CAPTION_SOCKETS
 from forebay.gateway.chat import serve_chat
 from forebay.gateway.connection import serve_websocket
 from forebay.gateway.console import static
@@ -30,7 +33,7 @@ from forebay.gateway.routes import Handler, Route
 
 __all__ = ["routes"]
 
-CONSOLES = frozenset({"main", "voice", "voice-alt"})
+CONSOLES = frozenset({"main", "voice", "voice-alt", "captions"})
 ASR_MESSAGE_BYTES = 16 * 1024 * 1024
 WORKING_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
@@ -91,6 +94,9 @@ def routes() -> list[Route]:
         *_jobs(),
         *_openai(),
         *CAPACITY_ROUTES,
+        *CAPTION_ROUTES,
+        *CAPTION_PAGES,
+        *CAPTION_SOCKETS,
         *JOB_EVENT_ROUTES,
         *LISTENING_ROUTES,
         *IMAGE_EDIT_ROUTES,

@@ -12,6 +12,7 @@ from forebay.core.spec import PoolView
 from forebay.gateway import jobs_api
 from forebay.gateway.access import header
 from forebay.gateway.auth import Principal, port_of
+from forebay.gateway.captions_pages import landing
 from forebay.gateway.console import page
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.metrics import CONTENT_TYPE
@@ -44,6 +45,9 @@ async def root(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) 
         return
     if personality.face == "console":
         await page(scope, receive, send, ctx)
+        return
+    if personality.face == "captions":
+        await landing(scope, receive, send, ctx)
         return
     await reply_json(
         send,

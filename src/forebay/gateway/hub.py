@@ -34,7 +34,7 @@ from forebay.broker import (
 from forebay.core.events import Ended, OutputEvent
 from forebay.core.kinds import Row
 from forebay.errors import ForebayError
-from forebay.gateway.reader import AudioPace, Encode, Frame, Pacing, Reader
+from forebay.gateway.reader import AudioPace, Encode, Frame, Pacing, ReadAfter, Reader
 from forebay.gateway.wire import Wire
 
 __all__ = ["DELIVERED_EVERY_S", "AudioPace", "Encode", "Frame", "Hub", "Pacing", "Reader"]
@@ -134,6 +134,7 @@ class Hub:
         on_push: PushSink | None = None,
         on_sent: Callable[[OutputEvent], None] | None = None,
         share: Hashable | None = None,
+        read: ReadAfter | None = None,
     ) -> Reader:
         """Read ``job`` from here to its end.
 
@@ -146,6 +147,7 @@ class Hub:
             and on constants only.
         share: readers with equal ``share`` produce equal frames; each event is then encoded
             once for all of them.
+        read: how to read it, for a stream that is no job's output, such as a room.
         on_end: the terminal event's frames have been handed to the wire; reader is closed.
         on_slow: the oldest event that could have left is ``row.slow_reader_s`` old; called
             once, reader is closed. What that means is ``row.slow``, the caller's to do.
@@ -172,6 +174,7 @@ class Hub:
             on_push=on_push,
             on_sent=on_sent,
             share=share,
+            read=read,
         )
         self._readers.setdefault(job, []).append(reader)
         reader.start()

@@ -29,6 +29,7 @@ from forebay.broker.journal import Journal
 from forebay.broker.link_server import serve_link
 from forebay.broker.local import LocalBroker
 from forebay.broker.local_base import Settings
+from forebay.core.kinds import Kind
 from forebay.errors import CannotBoot, ConfigError, ForebayError
 from forebay.gateway.app import GatewayApp
 from forebay.gateway.auth import Auth, refuse_open_bind
@@ -51,6 +52,8 @@ from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.personality import Personality, personality
 from forebay.gateway.pipes import adopt
+from forebay.gateway.rooms import RoomOptions, Rooms
+from forebay.gateway.rooms_metrics import RoomsCollector
 from forebay.gateway.server import GatewayServer
 from forebay.history import HistoryOptions
 from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
@@ -95,6 +98,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     photos: PhotoOptions = PhotoOptions()
     blobs: BlobPlace = BlobPlace()
     operations: OperationOptions = OperationOptions()
+    rooms: RoomOptions = RoomOptions()
     history: HistoryOptions = HistoryOptions()
     log_level: str = "info"
     log_format: str = "auto"
@@ -215,7 +219,18 @@ class _Gateway:
             photos=spec.photos,
             operations=spec.operations,
             scribe=await open_history(stack, hub, spec.history, spec.data_dir, blobs),
+            rooms=Rooms(
+                broker.rooms,
+                hub,
+                gateway_id,
+                spec.rooms,
+                clock=time.monotonic,
+                wall=time.time,
+                room_row=spec.broker.rows[Kind.ROOM],
+            ),
         )
+        if ctx.rooms is not None:
+            metrics.add(RoomsCollector(ctx.rooms))
         metrics.pools = broker.pools
         metrics.needs = lambda: needs(ctx)
         metrics.workers = broker.workers

@@ -15,7 +15,7 @@ from forebay.errors import ConfigError
 __all__ = ["MAIN", "PERSONALITIES", "Personality", "Port", "is_loopback", "personality"]
 
 MiB = 1024 * 1024
-Face = Literal["console", "info", "model", "photos"]
+Face = Literal["console", "info", "model", "photos", "captions"]
 Greeting = Literal["silent", "patient", "at_once"]
 
 
@@ -88,6 +88,12 @@ PERSONALITIES: dict[str, Personality] = {
             ping_s=30,
             pong_s=15,
             ws_message_bytes=1 * MiB,
+        ),
+        Personality(
+            name="captions",
+            port=3000,
+            face="captions",
+            about="captions: /api/send, /api/list, /display, server.php",
         ),
         Personality(
             name="api",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,6 +31,7 @@ __all__ = [
     "Encode",
     "Frame",
     "Pacing",
+    "ReadAfter",
     "Reader",
     "patient",
 ]
@@ -41,6 +42,8 @@ HOLD_EVENTS = 64
 
 Frame = str | bytes
 Encode = Callable[[OutputEvent], Sequence[Frame]]
+ReadAfter = Callable[..., Awaitable[list[OutputEvent]]]
+"""`GatewayBroker.read_after`, or the same of another kind of stream."""
 Shared = dict[tuple[Hashable, int], Sequence[Frame]]
 
 log = structlog.get_logger(__name__)
@@ -101,6 +104,7 @@ class Reader:
         "_pace",
         "_pulling",
         "_pumping",
+        "_read_room",
         "_row",
         "_share",
         "_timer",
@@ -127,7 +131,9 @@ class Reader:
         on_push: Callable[[GatewayPush], None] | None,
         on_sent: Callable[[OutputEvent], None] | None,
         share: Hashable | None,
+        read: ReadAfter | None = None,
     ) -> None:
+        self._read_room = read
         self._hub = hub
         self.job = job
         self.wire = wire
@@ -276,7 +282,8 @@ class Reader:
         self._at.sent(event.offset)
         if self._pace is not None:
             self._pace.sent(event, self._hub.clock())
-        self._hub.moved(self)
+        if self._read_room is None:  # nobody works on a room, so nobody waits to hear this
+            self._hub.moved(self)
         if self._on_sent is not None:
             self._on_sent(event)
         if isinstance(event, Ended) and not self.closed:
@@ -331,9 +338,8 @@ class Reader:
     async def _read(self) -> list[OutputEvent]:
         broker = self._hub.broker
         if self._mark is None:
-            return await broker.read_after(
-                self.job, self.cursor, epoch=self._epoch, limit=HOLD_EVENTS
-            )
+            read = self._read_room or broker.read_after
+            return await read(self.job, self.cursor, epoch=self._epoch, limit=HOLD_EVENTS)
         view = await broker.status(self.job)
         if view.epoch != self._epoch:
             raise StateLost(f"the output of job {self.job} was lost by the store")

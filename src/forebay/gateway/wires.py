@@ -80,6 +80,19 @@ class WebSocketWire:
         else:
             protocol.transport.writelines((header, payload))
 
+    @staticmethod
+    def framed(data: str) -> bytes:
+        """The bytes that `send` would write: made once where many are told the same."""
+        payload = data.encode("utf-8", "replace")
+        return frame_header(TEXT, len(payload)) + payload
+
+    def put(self, frame: bytes) -> None:
+        """`send` of what `framed` has made."""
+        protocol = self._p
+        if not protocol.gone:
+            protocol.moved = protocol.loop.time()
+            protocol.transport.write(frame)
+
     def backlog(self) -> int:
         return 0 if self._p.disconnected else self._p.transport.get_write_buffer_size()
 

@@ -47,6 +47,7 @@ from forebay.gateway.main import GatewaySpec, SocketSpec, write_spec
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import MAIN, PERSONALITIES, Personality, personality
 from forebay.screen import Facts
+from forebay.serve_devices import on_devices
 from forebay.serve_history import history_options, recognition_options
 from forebay.serve_rooms import room_options, room_settings
 from forebay.serve_photos import blob_place, photo_options, worker_blobs
@@ -291,7 +292,7 @@ def _plan(
     places: _Places,
 ) -> Plan:
     able = [c for c in choices if c.state.ready]
-    workers = list(_workers(config, able, places))
+    workers, spareless = on_devices(list(_workers(config, able, places)))
     gateways = _gateways(config, options, able, ports, places)
     store = [places.store.process] if places.store.process is not None else []
     lacks = [
@@ -312,6 +313,7 @@ def _plan(
             ports=[(p.personality.name, _address(p.sock), p.personality.about) for p in ports[1:]],
             lacks=lacks,
             notes=[
+                *spareless,
                 *_attach_notes(config, places),
                 *(f"{i.name} ({i.where}): {i.reason}" for i in config.ignored if i.wrong),
             ],

@@ -140,6 +140,8 @@ class Worker:
             busy_s=float(load.get("busy_s", 0.0)),
             cpu_s=float(load.get("cpu_s", 0.0)),
             resident_bytes=int(load.get("resident_bytes", 0)),
+            gpu_bytes=int(load.get("gpu_bytes", 0)),
+            gpu_busy=load.get("gpu_busy"),
             counts=counts_of(load),
             rtf=self.rtf.mean_s if self.rtf.known else None,
         )

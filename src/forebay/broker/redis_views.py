@@ -102,6 +102,8 @@ def _worker_view(state: WorkerState) -> WorkerView:
         busy_s=float(load.get("busy_s", 0.0)),
         cpu_s=float(load.get("cpu_s", 0.0)),
         resident_bytes=int(load.get("resident_bytes", 0)),
+        gpu_bytes=int(load.get("gpu_bytes", 0)),
+        gpu_busy=load.get("gpu_busy"),
         counts=counts_of(load),
         rtf=_number(state.rtf),
     )

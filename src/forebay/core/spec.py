@@ -221,6 +221,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     busy_s: float = 0.0
     cpu_s: float = 0.0
     resident_bytes: int = 0
+    gpu_bytes: int = 0
+    gpu_busy: float | None = None
     rtf: float | None = None
     counts: dict[str, float] = {}
 

@@ -33,6 +33,8 @@ Names (the ``ws_gateway_*`` family is S1's, kept as its dashboards know it):
 ``forebay_worker_busy_seconds_total``          counter    its slot seconds: load over time
 ``forebay_worker_cpu_seconds_total``           counter    its processor time
 ``forebay_worker_resident_bytes``              gauge      its memory
+``forebay_worker_gpu_bytes{worker,pool}``      gauge      its memory on a GPU, if it has one
+``forebay_worker_gpu_busy{worker,pool}``       gauge      share of time that GPU works, all told
 ``forebay_worker_counts_total{worker,what}``   counter    answers, repeats, garbled, failovers
 ``forebay_cpu_seconds_total{role}``            counter    processor time, by role of process
 ``forebay_resident_bytes{role}``               gauge      memory, likewise
@@ -333,6 +335,10 @@ class _Face(Collector):
             "memory": GaugeMetricFamily(
                 "forebay_worker_resident_bytes", "resident memory", labels=labels
             ),
+            "gpu": GaugeMetricFamily("forebay_worker_gpu_bytes", "memory on a GPU", labels=labels),
+            "gpu_busy": GaugeMetricFamily(
+                "forebay_worker_gpu_busy", "share of time the GPU works", labels=labels
+            ),
         }
         cpu = CounterMetricFamily("forebay_worker_cpu_seconds", "processor time", labels=labels)
         busy = CounterMetricFamily(
@@ -348,6 +354,9 @@ class _Face(Collector):
             gauges["memory"].add_metric(names, worker.resident_bytes)
             if worker.rtf is not None:
                 gauges["rtf"].add_metric(names, worker.rtf)
+            if worker.gpu_busy is not None:
+                gauges["gpu"].add_metric(names, worker.gpu_bytes)
+                gauges["gpu_busy"].add_metric(names, worker.gpu_busy)
             cpu.add_metric(names, worker.cpu_s)
             busy.add_metric(names, worker.busy_s)
             for what, number in worker.counts.items():

@@ -28,6 +28,7 @@ from forebay.core.kinds import KINDS, Cut, Kind, Row
 from forebay.core.spec import LoadStage, WorkerInfo
 from forebay.engines import Engine, EngineInfo
 from forebay.errors import CannotBoot, ForebayError
+from forebay.gpus import use_of
 from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
 from forebay.worker.handler import load_handler
 from forebay.worker.heartbeat import Heartbeat
@@ -292,6 +293,7 @@ class _Worker:
             used = self._process.cpu_times()
             rss = self._process.memory_info().rss
             self._costs = {"cpu_s": used.user + used.system, "resident_bytes": rss}
+            self._costs |= _gpu_costs(self._boot.options.get("device"))
             self._costs_until = now + COSTS_EVERY_S
         return self._costs if self._runner is None else self._costs | self._runner.load()
 
@@ -313,6 +315,15 @@ class _Worker:
             standby=self._standby,
             supervised=self._supervised,
         )
+
+
+def _gpu_costs(device: Any) -> dict[str, float]:
+    """What this process uses of the GPU it was put on; nothing on the processor."""
+    number = str(device or "").partition(":")[2]
+    use = use_of(int(number), os.getpid()) if number.isdecimal() else None
+    if use is None:
+        return {}
+    return {"gpu_bytes": use.memory_bytes, "gpu_busy": use.busy or 0.0}
 
 
 def _sessions(row: Row, info: EngineInfo, slots: int) -> int:

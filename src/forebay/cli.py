@@ -96,7 +96,8 @@ def serve(
     config: ConfigFile = None,
     gateways: Annotated[int | None, typer.Option(help="Gateway processes.")] = None,
     broker: Annotated[
-        str | None, typer.Option(metavar="local", help="Where jobs and streams are kept.")
+        str | None,
+        typer.Option(metavar="local|redis|URL", help="Where jobs and streams are kept."),
     ] = None,
     engine: Annotated[
         list[str] | None,
@@ -132,10 +133,18 @@ def serve(
 
 @app.command()
 def worker(
-    broker: Annotated[str, typer.Option(metavar="URL", help="unix:///path of a gateway's link.")],
-    kind: Annotated[str, typer.Option(help="text, speech or recognition.")],
+    kind: Annotated[str, typer.Option(help="text, speech, recognition, image or kernel.")],
     engine: Annotated[str, typer.Option(metavar="NAME[:k=v,...]", help="Engine and options.")],
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="redis://HOST, or unix:///path of a gateway's link (or by setting)."
+        ),
+    ] = None,
     slots: Annotated[int | None, typer.Option(help="Concurrent steps.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="So many, each replaced when it dies.")
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
     worker_id: Annotated[str | None, typer.Option("--worker-id", hidden=True)] = None,
     standby: Annotated[bool, typer.Option("--standby", hidden=True)] = False,
@@ -160,6 +169,7 @@ def worker(
             kind=kind,
             engine=engine,
             slots=slots,
+            processes=processes,
             model=model,
             worker_id=worker_id,
             standby=standby,

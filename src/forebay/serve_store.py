@@ -6,7 +6,6 @@ that other machines share too.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from dataclasses import dataclass
@@ -14,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from forebay.broker.redis_address import SCHEMES, parse_url
 from forebay.config import Config, table
 from forebay.errors import ConfigError
 from forebay.store import find_server, is_up, write_store
 from forebay.supervisor import ProcessSpec
 
-__all__ = ["BROKER_ENV", "PRIVATE", "SCHEMES", "Store", "is_shared", "masked", "open_store"]
+__all__ = ["BROKER_ENV", "PRIVATE", "Store", "is_shared", "masked", "open_store"]
 
 PRIVATE = ("redis", "valkey")
 """Words that ask for a server of one's own."""
-SCHEMES = ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "valkey", "valkeys")
 BROKER_ENV = table.BROKER.env
 """Where children find the URL: it may hold a password, so it never stands on a command line."""
 
@@ -47,7 +46,10 @@ def is_shared(url: str) -> bool:
     for a scheme that is none."""
     if url == "local":
         return False
-    if url in PRIVATE or urlsplit(url).scheme in SCHEMES:
+    if url in PRIVATE:
+        return True
+    if urlsplit(url).scheme in SCHEMES:
+        parse_url(url)
         return True
     raise ConfigError(
         f"broker is {masked(url)!r}, expected local, redis (a private server), "
@@ -69,8 +71,6 @@ def open_store(config: Config, data_dir: Path) -> Store:
                 "need a shared one, --broker redis (a private server) or --broker redis://HOST"
             )
         return Store()
-    if importlib.util.find_spec("forebay.broker.redis") is None:
-        raise ConfigError("this build has no Redis broker yet, use --broker local")
     if url not in PRIVATE:
         return Store(url)
     find_server()  # says what to install before anything is started

@@ -78,6 +78,7 @@ def write_store(
         "save": '""',
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
+        "logfile": _quoted(folder / "valkey.log"),
         "client-output-buffer-limit": "pubsub 256mb 64mb 60",
         **(settings or {}),
     }

@@ -40,6 +40,7 @@ import structlog
 from forebay.broker import SupervisorBroker
 from forebay.broker.link_client import SupervisorLink
 from forebay.core.spec import PoolView
+from forebay.errors import ForebayError
 from forebay.process import EXIT_CANNOT_BOOT, available_bytes, describe_exit, oom_kills
 from forebay.rolling import roll
 from forebay.worker.steps import StepsTable
@@ -206,7 +207,14 @@ class _Supervisor:
                 self._spawn(child)
 
     async def _listen(self, link: Link) -> None:
-        await link.open()
+        while True:
+            try:
+                await link.open()
+                break
+            except ForebayError as error:  # the broker may be starting beside us
+                log.debug("supervisor.no_broker", reason=error.message)
+                await link.close()
+                await asyncio.sleep(READY_CHECK_S)
         async for pools in link.pools():
             self._on_event(Event(what="pools", pools=tuple(pools)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from forebay.commands.serve import flags
 from forebay.config import load
 from forebay.core.kinds import Kind
 from forebay.errors import CannotBoot, ConfigError
-from forebay.serve import compose
+from forebay.serve import OPEN_FILES, compose, raise_open_files
 
 KINDS = ("text", "speech", "recognition")
 SYNTHETIC = {f"{kind}.engines": ["synthetic"] for kind in KINDS} | {"server.port": 0}
@@ -139,9 +140,52 @@ def test_several_gateways_are_refused_and_redis_is_named(composed):
         composed(server__gateways=2)
 
 
-def test_a_redis_broker_is_refused_plainly(composed):
-    with pytest.raises(ConfigError, match="no Redis broker yet"):
-        composed(server__broker="redis://127.0.0.1")
+def test_around_a_shared_broker_only_what_is_asked_for_is_started(composed, tmp_path):
+    named = {"server.port": 0, "server.broker": "redis://:pw@127.0.0.1/1", "server.gateways": 2}
+    plan = compose(load(environ={}, folder=tmp_path, flags=named), data_dir=tmp_path)
+    try:
+        assert [s.name for s in plan.specs] == ["gateway-1", "gateway-2"]
+        assert all(s.overlaps and s.role == "gateway" for s in plan.specs)
+        assert len({s.pass_fds for s in plan.specs}) == 1, "they share their sockets"
+        told = json.loads((plan.run_dir / "gateway.json").read_text())
+        assert told["broker_url"] == "redis://:pw@127.0.0.1/1"
+        assert "pw" not in " ".join(plan.facts.notes)
+        assert "on any machine" in plan.facts.notes[-1]
+    finally:
+        plan.close()
+
+
+def test_workers_of_a_shared_broker_are_told_where_it_is_but_not_on_their_command_line(composed):
+    plan = composed(server__broker="redis://:pw@127.0.0.1", workers__spares="never")
+    workers = [s for s in plan.specs if s.role == "worker"]
+    assert len(workers) == len(KINDS)
+    for worker in workers:
+        assert worker.env["FOREBAY_SERVER_BROKER"] == "redis://:pw@127.0.0.1"
+        assert "pw" not in " ".join(worker.argv)
+
+
+def test_a_private_store_starts_before_everybody_and_is_named_nowhere(composed):
+    plan = composed(server__broker="redis")
+    assert plan.specs[0].role == "store"
+    assert plan.store.private
+    shown = " ".join(" ".join(s.argv) for s in plan.specs) + " ".join(plan.facts.notes)
+    assert plan.store.url not in shown
+
+
+def test_a_limit_of_files_that_is_too_low_is_said(composed):
+    plan = composed(limits__max_connections=1_000_000)
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert any(f"may open {soft} files" in note for note in plan.facts.notes) == (soft < 1_000_064)
+
+
+def test_the_limit_of_files_is_raised_to_the_hard_limit():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
+        assert raise_open_files() == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert raise_open_files() in (hard, OPEN_FILES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_taken_port_stops_the_start_with_its_owner(composed):

@@ -17,6 +17,7 @@ from forebay.commands.common import console, data_dir, settled
 from forebay.commands.worker import run_loop
 from forebay.config import Config, table
 from forebay.errors import ConfigError
+from forebay.node import link_to
 from forebay.screen import Screen
 
 __all__ = ["flags", "run"]
@@ -88,6 +89,7 @@ def run(file: Path | None, flags: dict[str, Any]) -> int:
                 supervisor.serve(
                     plan.specs,
                     link_path=None if plan.store.url else plan.link_path,
+                    link=link_to(plan.store.url) if plan.store.url else None,
                     on_event=on_event,
                     gateway_drain_s=config[table.DRAIN_S] + GATEWAY_GRACE_S,
                 )

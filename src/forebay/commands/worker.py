@@ -15,7 +15,9 @@ from forebay.commands.common import settled
 from forebay.config import rows, table
 from forebay.core.kinds import Row
 from forebay.errors import ConfigError
+from forebay.node import Node
 from forebay.process import limit_memory
+from forebay.serve_store import PRIVATE, is_shared
 
 __all__ = ["run", "run_loop"]
 
@@ -31,10 +33,11 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 
 def run(
     *,
-    broker: str,
+    broker: str | None,
     kind: str,
     engine: str,
     slots: int | None,
+    processes: int | None,
     model: str | None,
     worker_id: str | None,
     standby: bool,
@@ -45,14 +48,16 @@ def run(
 ) -> int:
     from forebay.worker.main import run_worker
 
-    config = settled(None)
+    config = settled(None, {table.BROKER.name: broker})
     telemetry.configure(
         level=config[table.LOG_LEVEL], form=config[table.LOG_FORMAT], process="worker"
     )
-    if not broker.startswith("unix://"):
-        raise ConfigError(f"broker is {broker!r}, expected unix:///path of a gateway's link")
+    broker = _place(config[table.BROKER])
     served = kind_of(kind)
     name, options = parse_engine(served, engine)
+    if processes is not None:
+        node = Node(config, broker, served, engine, slots=slots, model=model, blobs_dir=blobs_dir)
+        return run_loop(node.serve(processes))
     row = _read_row(row_file) if row_file else rows(config)[served]
     if served in MEMORY and options.get("device", "cpu") == "cpu":
         limit_memory(config[MEMORY[served]])  # a GPU's driver maps more than it uses
@@ -75,6 +80,17 @@ def run(
             blobs_dir=blobs_dir,
         )
     )
+
+
+def _place(broker: str) -> str:
+    """Where a worker can attach. Raises `ConfigError` where it cannot."""
+    if broker.startswith("unix://"):
+        return broker
+    if broker in (*PRIVATE, "local") or not is_shared(broker):
+        raise ConfigError(
+            f"broker is {broker!r}, expected redis://HOST, or unix:///path of a gateway's link"
+        )
+    return broker
 
 
 def _read_row(path: Path) -> Row:

@@ -21,11 +21,18 @@ from forebay.errors import ModelNotFound
 from forebay.gateway.auth import Auth
 from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
+from forebay.gateway.notebooks import Notebooks
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.rooms import Rooms
 from forebay.gateway.scribe import Scribe
 
-__all__ = ["ChatOptions", "GatewayContext", "OperationOptions", "PhotoOptions", "RecognitionOptions"]
+__all__ = [
+    "ChatOptions",
+    "GatewayContext",
+    "OperationOptions",
+    "PhotoOptions",
+    "RecognitionOptions",
+]
 
 
 LEAVE_SPREAD_MS = 2000
@@ -113,6 +120,8 @@ class GatewayContext:
     recognition: RecognitionOptions = RecognitionOptions()
     photos: PhotoOptions = PhotoOptions()
     operations: OperationOptions = OperationOptions()
+    notebooks: Notebooks = field(default_factory=Notebooks)
+    """Notebooks whose cells this gateway remembers."""
     under_way: Counter[str] = field(default_factory=Counter)
     """Requests of the kinds whose number is limited, by the kind's name."""
     forgotten: dict[str, None] = field(default_factory=dict)
@@ -129,6 +138,8 @@ class GatewayContext:
     """True once the drain takes no new work: those on their way at SIGTERM are served."""
     hands_over: bool = False
     """Whether sessions go on at another gateway when this one leaves."""
+    store_up: Callable[[], bool] = lambda: True
+    """Whether the store answers, where it is another process."""
     drain_watchers: list[Callable[[], None]] = field(default_factory=list)
 
     def on_drain(self, callback: Callable[[], None]) -> Callable[[], None]:

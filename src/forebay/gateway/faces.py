@@ -121,9 +121,15 @@ def readiness(ctx: GatewayContext) -> dict[str, Any]:
     """Whether work sent now would be served, and if not, what is missing and how far it is."""
     pools = {pool.name: pool for pool in ctx.broker.pools()}
     missing = [name for name in ctx.expected if name not in pools]
-    ready = bool(pools) and not missing and all(pool.ready > 0 for pool in pools.values())
+    if ctx.hands_over:  # pools belong to all gateways: none is less ready for one that is empty
+        store_up = ctx.store_up()
+        ready = store_up and not missing and all(pools[name].ready > 0 for name in ctx.expected)
+    else:
+        store_up = True
+        ready = bool(pools) and not missing and all(pool.ready > 0 for pool in pools.values())
     return {
         "ready": ready and not ctx.draining,
+        "store": "up" if store_up else "down",
         "draining": ctx.draining,
         "missing": missing,
         "pools": [

@@ -19,12 +19,14 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from forebay import telemetry
 from forebay.blobs import Blobs
+from forebay.broker import GatewayBroker
 from forebay.broker.journal import Journal
 from forebay.broker.link_server import serve_link
 from forebay.broker.local import LocalBroker
@@ -51,12 +53,15 @@ from forebay.gateway.leaving import drain
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.personality import Personality, personality
-from forebay.gateway.pipes import adopt
+from forebay.gateway.pipes import adopt, adopting
 from forebay.gateway.rooms import RoomOptions, Rooms
 from forebay.gateway.rooms_metrics import RoomsCollector
 from forebay.gateway.server import GatewayServer
 from forebay.history import HistoryOptions
 from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
+
+if TYPE_CHECKING:
+    from forebay.broker.redis import RedisBroker
 
 __all__ = ["GatewaySpec", "SocketSpec", "main", "read_spec", "run_gateway", "write_spec"]
 
@@ -199,7 +204,7 @@ class _Gateway:
         broker = await _broker(spec, stack, blobs)
         gateway_id = spec.gateway_id or f"g-{secrets.token_hex(4)}"
         hub = await stack.enter_async_context(Hub(broker, gateway_id, time.monotonic))
-        await adopt(hub)  # what the journal brought back flows on
+        await adopt(hub)  # what the journal brought back, or another left, flows on
         hub.on_freed(lambda push: metrics.slot_freed(push.pool.partition("/")[0], push.after_s))
         ctx = GatewayContext(
             broker=broker,
@@ -219,18 +224,14 @@ class _Gateway:
             photos=spec.photos,
             operations=spec.operations,
             scribe=await open_history(stack, hub, spec.history, spec.data_dir, blobs),
-            rooms=Rooms(
-                broker.rooms,
-                hub,
-                gateway_id,
-                spec.rooms,
-                clock=time.monotonic,
-                wall=time.time,
-                room_row=spec.broker.rows[Kind.ROOM],
-            ),
+            rooms=_rooms(broker, hub, gateway_id, spec),
         )
         if ctx.rooms is not None:
             metrics.add(RoomsCollector(ctx.rooms))
+        if not isinstance(broker, LocalBroker):
+            ctx.hands_over = True
+            ctx.store_up = lambda: broker.up
+            await stack.enter_async_context(adopting(hub))
         metrics.pools = broker.pools
         metrics.needs = lambda: needs(ctx)
         metrics.workers = broker.workers
@@ -293,7 +294,18 @@ def _inherited(spec: GatewaySpec, stack: AsyncExitStack) -> list[tuple[socket.so
 
 async def _broker(
     spec: GatewaySpec, stack: AsyncExitStack, blobs: Blobs | None
-) -> LocalBroker:
+) -> LocalBroker | RedisBroker:
+    if not spec.broker_url:
+        return await _local(spec, stack, blobs)
+    from forebay.gateway.shared import open_shared
+
+    broker = await open_shared(spec.broker_url, spec.broker)
+    stack.push_async_callback(broker.close)
+    broker.expect(spec.expected)
+    return broker
+
+
+async def _local(spec: GatewaySpec, stack: AsyncExitStack, blobs: Blobs | None) -> LocalBroker:
     journal = None
     dropper = Dropper(blobs) if blobs is not None else None
     if dropper is not None:
@@ -311,6 +323,22 @@ async def _broker(
     link = await serve_link(spec.link_path, broker)
     stack.push_async_callback(link.close)
     return broker
+
+
+def _rooms(broker: GatewayBroker, hub: Hub, gateway_id: str, spec: GatewaySpec) -> Rooms | None:
+    """Captions, where the broker keeps rooms."""
+    home = getattr(broker, "rooms", None)
+    if home is None:
+        return None
+    return Rooms(
+        home,
+        hub,
+        gateway_id,
+        spec.rooms,
+        clock=time.monotonic,
+        wall=time.time,
+        room_row=spec.broker.rows[Kind.ROOM],
+    )
 
 
 def main(

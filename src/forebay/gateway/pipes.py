@@ -8,9 +8,11 @@ over goes on from there (`adopt`).
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import structlog
@@ -23,7 +25,10 @@ from forebay.errors import ForebayError
 from forebay.gateway.hub import Hub, Reader
 from forebay.gateway.wire import LOW_WATER_BYTES
 
-__all__ = ["Carrier", "adopt", "carry"]
+__all__ = ["Carrier", "adopt", "adopting", "carry"]
+
+ADOPT_EVERY_S = 0.5
+"""How often a gateway asks a shared broker for pipes whose gateway has died."""
 
 log = structlog.get_logger(__name__)
 
@@ -187,3 +192,26 @@ async def adopt(hub: Hub) -> list[Carrier]:
         except ForebayError as error:
             log.warning("pipe.not_adopted", pipe=pipe.id, code=error.code)
     return carriers
+
+
+@asynccontextmanager
+async def adopting(hub: Hub) -> AsyncIterator[None]:
+    """Look for orphans every `ADOPT_EVERY_S` while the block runs: their gateway has died."""
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(ADOPT_EVERY_S)
+            try:
+                found = await adopt(hub)
+            except ForebayError as error:
+                log.debug("pipes.not_asked", code=error.code)
+            else:
+                if found:
+                    log.info("pipes.adopted", pipes=len(found))
+
+    task = asyncio.create_task(look(), name="adopt")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -22,6 +22,8 @@ from forebay.errors import ForebayError, ResumeNotAvailable, StateLost
 
 __all__ = ["Fault", "Outcome", "Plan", "User"]
 
+CONNECT_S = 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
@@ -42,6 +44,7 @@ class Plan:
     faults: tuple[Fault, ...] = ()
     headers: dict[str, str] = field(default_factory=dict)
     end_wait_s: float = 60.0  # after text_end; then the session counts as hung
+    patient: bool = False  # a connection that fails before its start_ack is tried again
 
 
 @dataclass(slots=True)
@@ -68,6 +71,10 @@ class Outcome:
     split_words: int = 0
     chunks: int = 0
     audio_s: float = 0.0
+    terminals: int = 0  # tts_end messages and errors that end a session
+    resets: int = 0  # told that the session's state is gone, and began anew
+    worst_gap_s: float = 0.0  # longest silence between two chunks
+    worst_gap_at: float = 0.0
     ended: str = ""  # completed, cancelled, or an error code
 
 
@@ -89,6 +96,7 @@ class User:
         self._known = False
         self._segment_seq = 0
         self._segment_s = 0.0
+        self._chunk_at: float | None = None
 
     async def run(self) -> Outcome:
         if self.plan.start_after_s:
@@ -113,7 +121,10 @@ class User:
     # ----------------------------------------------------------------- listening
 
     async def _listen(self, typing: asyncio.Future[None]) -> None:
-        await self._connect()
+        if self.plan.patient:
+            await self._try_again(0.0)
+        else:
+            await self._connect()
         while not self._state.over:
             await self._resume_reading.wait()
             assert self._ws is not None  # noqa: S101 - set by _connect
@@ -139,6 +150,7 @@ class User:
                 if chunk is not None:
                     self._measure(chunk, int(message["seq"]), now)
             case "tts_end":
+                self.outcome.terminals += 1
                 self._state.over = True
                 self.outcome.ended = "cancelled" if message.get("cancelled") else "completed"
                 if self._cancelled_at is not None:
@@ -149,6 +161,9 @@ class User:
     def _measure(self, chunk: Chunk, seq: int, now: float) -> None:
         out = self.outcome
         out.chunks += 1
+        if self._chunk_at is not None and now - self._chunk_at > out.worst_gap_s:
+            out.worst_gap_s, out.worst_gap_at = now - self._chunk_at, now
+        self._chunk_at = now
         audio_s = len(chunk.audio) / 2 / chunk.channels / chunk.sample_rate
         out.audio_s += audio_s
         # Pieces of one segment carry the same number: the newest when it was cut.
@@ -175,9 +190,19 @@ class User:
             self._state.restart(secrets.token_hex(16))
             self._known = False
             self.outcome.restarted += 1
-            await self._connect()
+            self.outcome.resets += isinstance(error, StateLost) or self._lost(error)
+            if self.plan.patient:
+                await self._try_again(0.0)
+            else:
+                await self._connect()
             return
+        self.outcome.terminals += 1
         self._fail(code)
+
+    @staticmethod
+    def _lost(error: ForebayError) -> bool:
+        """A resume that the server cannot answer, since it does not know the session."""
+        return error.details.get("reason") in {"state_lost", "unknown", "unknown_session"}
 
     def _fail(self, code: str) -> None:
         self.outcome.errors.append(code)
@@ -205,6 +230,8 @@ class User:
         assert self._ws is not None  # noqa: S101 - set by _connect
         message = await self._ws.receive()
         if message.type is not aiohttp.WSMsgType.TEXT:
+            if self.plan.patient:
+                raise ConnectionResetError("the connection ended before start was answered")
             self._fail(f"closed_{self._ws.close_code}")
             return None
         ack: dict[str, Any] = msgspec.json.decode(message.data)
@@ -222,16 +249,21 @@ class User:
                 if code not in {1001, 1006, 1012}:
                     self._fail(f"closed_{code}")
                     return
-        wait_s = self._disconnected_for_s()
-        for attempt in range(8):
+        if await self._try_again(self._disconnected_for_s()):
+            self.outcome.resumed += 1
+
+    async def _try_again(self, wait_s: float) -> bool:
+        """Connect, after ``wait_s`` and then ever later; false when the session failed."""
+        for attempt in range(16 if self.plan.patient else 8):
             await asyncio.sleep(wait_s if attempt == 0 else min(0.05 * 2**attempt, 1.0))
             try:
-                await self._connect()
-            except (aiohttp.ClientError, OSError):
+                async with asyncio.timeout(CONNECT_S):
+                    await self._connect()
+            except (aiohttp.ClientError, OSError):  # a timeout is an OSError
                 continue
-            self.outcome.resumed += 1
-            return
+            return not self._state.over
         self._fail("no_connection")
+        return False
 
     def _disconnected_for_s(self) -> float:
         return next((f.for_s for f in self.plan.faults if f.kind == "disconnect"), 0.05)

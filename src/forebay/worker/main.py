@@ -78,7 +78,7 @@ async def run_worker(
     steps = StepsTable.open(steps_file) if steps_file is not None else None
     if supervised:
         die_with_parent(steps.supervisor_pid if steps is not None else os.getppid())
-    broker = LinkClient(path_of(broker_url), worker)
+    broker = _broker_at(broker_url, worker)
     boot = _Boot(
         broker=broker,
         kind=Kind(kind),
@@ -102,6 +102,15 @@ async def run_worker(
         await broker.close()
         if steps is not None:
             steps.close()
+
+
+def _broker_at(url: str, worker: str) -> WorkerBroker:
+    """A gateway's link (``unix://``), or a broker that many gateways share."""
+    if url.startswith("unix://"):
+        return LinkClient(path_of(url), worker)
+    from forebay.broker.redis_worker import worker_broker
+
+    return worker_broker(url, worker)
 
 
 class _Boot:

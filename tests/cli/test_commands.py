@@ -18,10 +18,10 @@ SURFACE = {
     "serve": None,
     "worker": None,
     "doctor": None,
-    "bench": {"tts", "asr"},
+    "bench": {"tts", "asr", "text"},
     "jobs": {"list", "show", "cancel", "retry"},
     "config": {"show", "check", "docs", "example", "nginx", "systemd", "caddy"},
-    "models": {"list", "fetch", "verify"},
+    "models": {"list", "fetch", "verify", "compare"},
     "keys": {"create", "list", "rotate", "revoke"},
 }
 
@@ -122,8 +122,8 @@ def test_doctor_names_what_is_missing_and_the_command(forebay, tmp_path):
     result = forebay("doctor", "--json", env=env)
     assert result.returncode == 1
     failed = [f for f in json.loads(result.stdout) if f["state"] == "fail"]
-    assert [f["name"] for f in failed] == ["text=llama"]
-    assert failed[0]["next"]
+    assert [f["name"] for f in failed] == ["text=llama", "image=waifu2x"]
+    assert all(f["next"] for f in failed)
 
 
 def test_doctor_finds_a_model_server_that_is_not_there(forebay):

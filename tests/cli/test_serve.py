@@ -17,7 +17,7 @@ from forebay.core.kinds import Kind
 from forebay.errors import CannotBoot, ConfigError
 from forebay.serve import OPEN_FILES, compose, raise_open_files
 
-KINDS = ("text", "speech", "recognition")
+KINDS = ("text", "speech", "recognition", "image")
 SYNTHETIC = {f"{kind}.engines": ["synthetic"] for kind in KINDS} | {"server.port": 0}
 
 
@@ -50,8 +50,10 @@ def test_one_gateway_and_a_worker_with_a_spare_for_each_kind(composed):
         "speech/synthetic-spare",
         "recognition/synthetic-1",
         "recognition/synthetic-spare",
+        "image/synthetic-1",
+        "image/synthetic-spare",
     ]
-    assert [s.spare for s in plan.specs] == [False, False, True, False, True, False, True]
+    assert [s.spare for s in plan.specs] == [False, *([False, True] * 4)]
 
 
 def test_the_gateway_is_told_its_sockets_and_pools(composed):

@@ -192,7 +192,8 @@ def _local(choice: EngineChoice, name: str, folder: Path) -> Iterator[Finding]:
         if not there:
             yield Finding(
                 name=name,
-                state="fail" if state.get else "warn",
+                # The first are needed; the others bring more modes or languages.
+                state="fail" if state.get and weight == next(iter(state.weights)) else "warn",
                 detail=f"weights {weight} are not here ({folder})",
                 next=weights.command(weight),
             )

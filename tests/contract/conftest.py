@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from homes import Home, LinkHome, MakeHome
+from redis_homes import RedisHome, ValkeyHome
 
-HOMES = {"local": Home, "link": LinkHome}
+HOMES = {"local": Home, "link": LinkHome, "redis": RedisHome, "valkey": ValkeyHome}
 
 
 @pytest.fixture(params=list(HOMES))

@@ -298,6 +298,10 @@ class Home:
         await self.settle()
         return hand
 
+    def used_bytes(self) -> int:
+        """What the store counts for all jobs together."""
+        return self.broker._core.used_bytes
+
     # --------------------------------------------------------------- shorthands
 
     def output(self, job: str) -> list[OutputEvent]:

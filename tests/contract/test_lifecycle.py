@@ -141,6 +141,8 @@ async def test_a_job_that_nobody_ever_attaches_to_does_not_live_for_ever(home: H
 
 
 async def test_closing_ends_what_is_left_by_name(home: Home) -> None:
+    if home.name in ("redis", "valkey"):
+        pytest.skip("another gateway goes on with it there")
     await home.worker("w1")
     await home.speech("a", "x")
     await home.broker.close()
@@ -150,8 +152,8 @@ async def test_closing_ends_what_is_left_by_name(home: Home) -> None:
 
 
 async def test_a_thousand_idle_sessions_cost_nothing(home: Home) -> None:
-    if home.name == "link":
-        pytest.skip("counts the broker's own timers, which are the same")
+    if home.name != "local":
+        pytest.skip("counts the timers of the local broker")
     worker = await home.worker("w1", sessions=1600)
     for index in range(1000):
         await home.speech(f"s{index}", "x")

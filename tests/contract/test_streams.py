@@ -168,7 +168,7 @@ async def test_an_ended_stream_goes_after_its_time_and_frees_its_memory(home: Ho
         await home.broker.status("a")
     assert await home.broker.find("local", "tts", "a") is None
     assert await reason(home.broker.read_after("a", 0)) == "unknown"
-    assert home.broker._core.used_bytes == 0
+    assert home.used_bytes() == 0
 
 
 async def test_text_counters_go_on_over_a_continued_answer(home: Home) -> None:

@@ -28,14 +28,24 @@ SUFFIX = {
     "active": "act:",  # set: those who may be given work
     "credits": "cr:",  # zset: active workers with free credits
     "stages": "stg:",  # hash: worker -> how far it has come in loading
-    "owners": "aff:",  # hash: affinity -> worker
-    "busy": "busy:",  # set: affinities at work
+    "owners": "aff:",  # hash: affinity -> owner, whether kept, cell, how many beside it
     # --------------------------------------------------------------- of a worker <name>
     "worker": "w:",  # hash: registration, newest load, signs of death
     "own": "own:",  # hash: job:attempt -> credit held for it
     "behind": "bh:",  # set: jobs that catch up with their clients
     "control": "ctl:",  # stream: assign, cancel, lost, drain, numbered 1, 2, 3...
+    # ------------------------------------------------------------------- of a room <id>
+    "room": "r:",  # hash: spec, epoch, head, version of its writers
+    "said_in": "rs:",  # stream: captions, ids <offset>-0, the newest 1000 of a day
+    "writers": "rw:",  # hash: client -> what is remembered of it
+    "heard": "ro:",  # zset: client -> version at its last message
+    "holds": "rh:",  # zset: client -> when what it holds must go on (server ms)
+    "held": "rq:",  # hash: client -> messages held
+    "messages": "rn:",  # zset: a message's own name -> its offset
+    "members": "rp:",  # hash: connection -> gateway, who it is
+    "crowd": "rg:",  # set: gateways that watch
     # ------------------------------------------------------------ of a gateway, a pipe
+    "visited": "gwr:",  # set: rooms a gateway watches or has members in
     "watched": "gwj:",  # set: jobs a gateway watches
     "pipe": "p:",  # hash: a pipe and how far it was copied
     # -------------------------------------------------------------------- of the shard
@@ -50,6 +60,7 @@ SUFFIX = {
     "jobs": "jobs",  # zset: every job by age
     "dead": "dead",  # zset: dead letters by age
     "letter": "dl:",  # hash: a dead letter
+    "rooms": "rooms",  # zset: room -> its last message (Unix ms)
     "orphans": "orphans",  # set: pipes nobody carries
     # ------------------------------------------------------------------------ channels
     "push": "push:",  # pub/sub, one per gateway and per worker: copies, hints only

@@ -19,12 +19,14 @@ import msgspec
 import structlog
 
 from forebay.broker import Attachment, GatewaySink, InputAck
+from forebay.broker.affinity import What
 from forebay.broker.keys import channel, prefix
 from forebay.broker.local_base import Settings
 from forebay.broker.redis_address import RedisUrl, parse_url
 from forebay.broker.redis_checks import RedisOptions, prepare
 from forebay.broker.redis_client import Server, Store
 from forebay.broker.redis_follow import Follower
+from forebay.broker.redis_rooms import RedisRooms
 from forebay.broker.redis_views import Picture
 from forebay.broker.redis_wire import (
     Ack,
@@ -121,6 +123,7 @@ class RedisBroker:
             wait_replicas=options.wait_replicas,
         )
         self._server = Server()
+        self.rooms = RedisRooms(self._store, self._follower, settings.rooms, ids)
 
     # ---------------------------------------------------------------------- lifetime
 
@@ -155,9 +158,11 @@ class RedisBroker:
     async def tick(self) -> float:
         """Do what is due, for everybody; returns when to ask again, in seconds."""
         request = {"gateway": self._name, "respawn": round(self._settings.respawn_s * 1000)}
-        wait_ms, paused = await self._store.call("tick", request)
+        wait_ms, paused, *rooms = await self._store.call("tick", request)
         if paused:
             log.warning("broker.paused")
+        for room in rooms:
+            await self.rooms.release(room.decode())
         return max(0.002, int(wait_ms) / 1000)
 
     async def look(self) -> None:
@@ -188,7 +193,9 @@ class RedisBroker:
         return self._store.up
 
     async def settled(self) -> None:
-        """Return when everything said so far has been answered."""
+        """Return when everything said so far has been answered, and everything that was
+        pushed before that has been heard."""
+        await self._store.call("room", {"job": ""}, again=True)
         await self._store.flushed()
 
     def open(self, gateway: str, sink: GatewaySink) -> None:
@@ -291,6 +298,12 @@ class RedisBroker:
     async def cancel(self, job: str, *, reason: str = "") -> JobView:
         return await self._finish(job, Ended(state="cancelled", message=reason))
 
+    async def control(
+        self, pool: str, affinity: str, what: What, args: Mapping[str, Any] | None = None
+    ) -> bool:
+        request = {"pool": pool, "affinity": affinity, "what": what}
+        return bool(await self._store.call("order", request, encode(dict(args or {}))))
+
     async def expire(self, job: str, ended: Ended) -> None:
         await self._finish(job, ended)
 
@@ -375,20 +388,22 @@ class RedisBroker:
         )
 
     async def input_room(self, job: str) -> None:
-        while await self._store.call("room", {"job": job}, again=True):
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        while True:
             waiting = self._rooms.setdefault(job, [])
+            # Before asking, so that a word between the answer and us is not missed.
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             waiting.append(future)
             try:
+                if not await self._store.call("room", {"job": job}, again=True):
+                    return
                 async with asyncio.timeout(ROOM_AGAIN_S):
                     await future
             except TimeoutError:
                 continue
             finally:
-                if future in waiting:
-                    waiting.remove(future)
-                if not waiting:
-                    self._rooms.pop(job, None)
+                waiting.remove(future)
+                if not waiting and self._rooms.get(job) is waiting:
+                    del self._rooms[job]
 
     def _room(self, job: str) -> None:
         for future in self._rooms.get(job, ()):
@@ -425,6 +440,8 @@ class RedisBroker:
         return events
 
     async def _read_page(self, job: str, offset: int, limit: int) -> list[OutputEvent]:
+        if job.startswith("room:"):
+            return await self.rooms.read_room(job, offset, limit=limit)
         return await self.read_after(job, offset, limit=limit)
 
     async def _ask_heads(self, gateway: str, jobs: list[str]) -> list[Any]:

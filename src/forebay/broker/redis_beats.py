@@ -28,8 +28,8 @@ FULL_EVERY = 4
 class Beats:
     """A blocking connection of its own, for the thread that beats."""
 
-    def __init__(self, url: RedisUrl, worker: str, options: RedisOptions) -> None:
-        self._url, self._worker, self._options = url, worker, options
+    def __init__(self, url: RedisUrl, me: Mapping[str, str], options: RedisOptions) -> None:
+        self._url, self._me, self._options = url, me, options
         self._client: Redis | None = None
         self._count = 0
 
@@ -37,7 +37,7 @@ class Beats:
         """One beat; None when it could not be said: the next one connects again."""
         self._count += 1
         request = {
-            "worker": self._worker,
+            **self._me,
             "cursor": cursor,
             "full": self._count % FULL_EVERY == 0,
         }

@@ -15,19 +15,24 @@ import structlog
 
 from forebay.broker import (
     FreedPush,
+    GatewayPush,
     GatewaySink,
+    GonePush,
     LeasePush,
     OutputPush,
     PlacePush,
+    PreviewPush,
     StatePush,
     SupersededPush,
 )
 from forebay.broker.redis_wire import (
     FreedFrame,
     GatewayFrame,
+    GoneFrame,
     LeaseFrame,
     OutFrame,
     PlaceFrame,
+    PreviewFrame,
     RoomFrame,
     StateFrame,
     SupersededFrame,
@@ -47,6 +52,17 @@ PAGE = 256
 log = structlog.get_logger(__name__)
 
 _decode = decoder(GatewayFrame)
+
+
+_PUSHES: dict[type, Callable[[Any], GatewayPush]] = {
+    PlaceFrame: lambda f: PlacePush(job=f.job, place=f.stats.place(f.position)),
+    LeaseFrame: lambda f: LeasePush(job=f.job, running=f.running),
+    SupersededFrame: lambda f: SupersededPush(job=f.job, number=f.number),
+    StateFrame: lambda f: StatePush(pool=f.pool),
+    FreedFrame: lambda f: FreedPush(job=f.job, pool=f.pool, after_s=f.after_s),
+    PreviewFrame: lambda f: PreviewPush(job=f.job, caption=f.caption),
+    GoneFrame: lambda f: GonePush(job=f.job, epoch=f.epoch),
+}
 
 
 @dataclass(slots=True)
@@ -117,9 +133,10 @@ class Follower:
     def known(self, job: str) -> bool:
         return any(job in one.jobs for one in self._gateways.values())
 
-    def end(self, job: str) -> None:
+    def end(self, job: str, gateway: str | None = None) -> None:
         for one in self._gateways.values():
-            one.jobs.pop(job, None)
+            if gateway is None or one.name == gateway:
+                one.jobs.pop(job, None)
 
     # ----------------------------------------------------------------------------- pushes
 
@@ -131,20 +148,14 @@ class Follower:
         match frame:
             case OutFrame():
                 self._output(one, frame)
-            case PlaceFrame():
-                place = frame.stats.place(frame.position)
-                one.sink(PlacePush(job=frame.job, place=place))
-            case LeaseFrame():
-                one.sink(LeasePush(job=frame.job, running=frame.running))
-            case SupersededFrame():
-                one.sink(SupersededPush(job=frame.job, number=frame.number))
-            case StateFrame():
-                self._on_state()
-                one.sink(StatePush(pool=frame.pool))
-            case FreedFrame():
-                one.sink(FreedPush(job=frame.job, pool=frame.pool, after_s=frame.after_s))
             case RoomFrame():
                 self._on_room(frame.job)
+            case _:
+                if isinstance(frame, StateFrame):
+                    self._on_state()
+                elif isinstance(frame, GoneFrame):
+                    one.jobs.pop(frame.job, None)
+                one.sink(_PUSHES[type(frame)](frame))
 
     def _output(self, one: _Gateway, frame: OutFrame) -> None:
         last = frame.events[-1]

@@ -11,9 +11,11 @@ from typing import Any, cast
 
 import msgspec
 
+from forebay.broker.affinity import What
 from forebay.broker.local_intake import HARD_BOUND
 from forebay.core.admission import Service, forecast
 from forebay.core.events import (
+    Caption,
     Consumed,
     End,
     Ended,
@@ -22,6 +24,7 @@ from forebay.core.events import (
     Prompt,
     Sound,
     Text,
+    Tile,
     size_of,
 )
 from forebay.core.fairness import head_start_s
@@ -253,16 +256,36 @@ class RoomFrame(_Frame, tag="room", array_like=True, frozen=True):
     job: str
 
 
+class PreviewFrame(_Frame, tag="preview", array_like=True, frozen=True):
+    job: str
+    caption: Caption
+
+
+class GoneFrame(_Frame, tag="gone", array_like=True, frozen=True):
+    job: str
+    epoch: str
+
+
 GatewayFrame = (
-    OutFrame | PlaceFrame | LeaseFrame | SupersededFrame | StateFrame | FreedFrame | RoomFrame
+    OutFrame
+    | PreviewFrame
+    | GoneFrame
+    | PlaceFrame
+    | LeaseFrame
+    | SupersededFrame
+    | StateFrame
+    | FreedFrame
+    | RoomFrame
 )
 
 # ------------------------------------------------------------------- pushes to a worker
-# ``n``: number in the worker's control stream; 0 for a hint, which is not kept.
+# ``n``: number in the worker's control stream; 0 for a hint, which is not kept. ``inc``: the
+# process it is for: another one may have taken its name.
 
 
 class AssignFrame(_Frame, tag="assign", array_like=True, frozen=True):
     n: int
+    inc: str
     spec: JobSpec
     attempt: int
     head: int
@@ -273,6 +296,7 @@ class AssignFrame(_Frame, tag="assign", array_like=True, frozen=True):
     items: list[InputItem]
     input_head: int
     text: str
+    tiles: list[Tile]
     exclusive: bool
     delivered: int
     attached: bool
@@ -281,6 +305,7 @@ class AssignFrame(_Frame, tag="assign", array_like=True, frozen=True):
 
 class CancelFrame(_Frame, tag="cancel", array_like=True, frozen=True):
     n: int
+    inc: str
     job: str
     attempt: int
     ended: Ended
@@ -288,8 +313,18 @@ class CancelFrame(_Frame, tag="cancel", array_like=True, frozen=True):
 
 class LostFrame(_Frame, tag="lost", array_like=True, frozen=True):
     n: int
+    inc: str
     job: str
     attempt: int
+
+
+class ControlFrame(_Frame, tag="control", array_like=True, frozen=True):
+    n: int
+    inc: str
+    pool: str
+    affinity: str
+    what: What
+    args: dict[str, Any]
 
 
 class InputFrame(_Frame, tag="in", array_like=True, frozen=True):
@@ -308,7 +343,7 @@ class DeliveredFrame(_Frame, tag="delivered", array_like=True, frozen=True):
     attached: bool
 
 
-WorkerFrame = AssignFrame | CancelFrame | LostFrame | InputFrame | DeliveredFrame
+WorkerFrame = AssignFrame | CancelFrame | LostFrame | ControlFrame | InputFrame | DeliveredFrame
 
 
 class Head(msgspec.Struct, array_like=True, frozen=True):
@@ -385,6 +420,7 @@ def static_of(spec: JobSpec, row: Row, weight: float) -> dict[str, Any]:
         "dialect": spec.dialect,
         "name": spec.name,
         "aff": spec.affinity,
+        "beside": int(spec.beside),
         "cost": spec.cost_s,
         "weight": weight,
         "head_start": head_start_s(spec.priority),

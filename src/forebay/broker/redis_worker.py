@@ -12,6 +12,7 @@ Byte credit is given back by the answer to a commit; the account is kept here.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ import structlog
 from forebay.broker import (
     Assign,
     CancelJob,
+    Control,
     Credit,
     Delivered,
     InputPush,
@@ -37,6 +39,7 @@ from forebay.broker.redis_wire import (
     AssignFrame,
     BeatAnswer,
     CancelFrame,
+    ControlFrame,
     DeliveredFrame,
     InputFrame,
     LostFrame,
@@ -73,7 +76,7 @@ ASSUMED_S = 10.0
 log = structlog.get_logger(__name__)
 
 _frame = decoder(WorkerFrame)
-_frames = decoder(list[WorkerFrame])
+_frames = decoder(list[WorkerFrame] | bool)
 _beat = decoder(BeatAnswer | bool)
 _more = decoder(MoreInput | bool)
 _state = decoder(ShardState)
@@ -105,6 +108,7 @@ class RedisWorker:
     def __init__(self, url: RedisUrl, worker: str, *, options: RedisOptions) -> None:
         self._url = url
         self._worker = worker
+        self._me = {"worker": worker, "inc": secrets.token_hex(8)}
         self._options = options
         self._sink: WorkerSink | None = None
         self._store: Store | None = None
@@ -113,10 +117,11 @@ class RedisWorker:
         self._control = 0  # newest control message taken
         self._fetching = False
         self._beginning = False
+        self._kept: set[str] = set()
         self._stage: tuple[list[str], LoadStage] | None = None
         self._info: WorkerInfo | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._beats = Beats(url, worker, options)
+        self._beats = Beats(url, self._me, options)
         self._server = Server()
         self._closed = False
 
@@ -139,7 +144,7 @@ class RedisWorker:
             wait_replicas=self._options.wait_replicas,
         )
         await self._store.open()
-        await self._store.call("hello", {"worker": self._worker}, again=True)
+        await self._store.call("hello", self._me, again=True)
 
     async def _up(self, server: Server) -> None:
         """On every new connection. After the first: does the store still know us?"""
@@ -152,7 +157,7 @@ class RedisWorker:
 
     async def _rejoin(self) -> None:
         assert self._store is not None
-        if await self._store.call("rejoin", {"worker": self._worker}, again=True):
+        if await self._store.call("rejoin", self._me, again=True):
             await self._fetch_control()
             return
         await self._begin_again()
@@ -166,11 +171,13 @@ class RedisWorker:
         try:
             self._lose_all()
             self._control = 0
-            await self._store.call("hello", {"worker": self._worker}, again=True)
+            await self._store.call("hello", self._me, again=True)
             if self._stage is not None:
                 self.stage(self._worker, *self._stage)
             if self._info is not None:
                 self.register(self._info)
+            for affinity in self._kept:
+                self._keep(affinity, held=True)
         finally:
             self._beginning = False
 
@@ -194,6 +201,8 @@ class RedisWorker:
         frame = _frame(message)
         if frame.n == 0:
             self._hint(frame)
+        elif frame.inc != self._me["inc"]:
+            return  # another process has our name now; the next beat says so
         elif frame.n == self._control + 1:
             self._take(frame)
         elif frame.n > self._control:
@@ -206,8 +215,11 @@ class RedisWorker:
         self._fetching = True
         try:
             while True:
-                request = {"worker": self._worker, "cursor": self._control}
+                request = {**self._me, "cursor": self._control}
                 frames = _frames(await self._store.call("control", request, again=True))
+                if isinstance(frames, bool):
+                    self._lose_all()
+                    return
                 if not frames:
                     return
                 for frame in frames:
@@ -223,6 +235,15 @@ class RedisWorker:
                 self._assigned(frame)
             case CancelFrame():
                 self._ended(CancelJob(job=frame.job, attempt=frame.attempt, ended=frame.ended))
+            case ControlFrame():
+                self._tell(
+                    Control(
+                        pool=frame.pool,
+                        affinity=frame.affinity,
+                        what=frame.what,
+                        args=frame.args,
+                    )
+                )
             case LostFrame():
                 self._ended(LeaseLost(job=frame.job, attempt=frame.attempt))
 
@@ -251,6 +272,7 @@ class RedisWorker:
                     consumed=frame.consumed,
                     input=items,
                     text=frame.text,
+                    tiles=frame.tiles,
                     exclusive=frame.exclusive,
                     delivered=frame.delivered,
                     attached=frame.attached,
@@ -328,7 +350,7 @@ class RedisWorker:
     def register(self, info: WorkerInfo) -> None:
         self._info = info
         request = {
-            "worker": info.id,
+            **self._me,
             "pools": list(info.pools),
             "slots": info.slots,
             "sessions": info.sessions,
@@ -435,6 +457,16 @@ class RedisWorker:
     def _park(self, job: str, attempt: int) -> None:
         self._post("park", {"worker": self._worker, "job": job, "attempt": attempt})
 
+    def keeps(self, affinity: str, *, held: bool) -> None:
+        if held:
+            self._kept.add(affinity)
+        else:
+            self._kept.discard(affinity)
+        self._keep(affinity, held=held)
+
+    def _keep(self, affinity: str, *, held: bool) -> None:
+        self._post("keeps", {**self._me, "affinity": affinity, "held": held})
+
     # -------------------------------------------------------------------------- beats
 
     def beat(self, worker: str, load: Mapping[str, Any]) -> None:
@@ -470,6 +502,13 @@ class RedisWorker:
         if self._store is not None:
             await self._store.flushed()
 
+    async def settled(self) -> None:
+        """Return when everything said so far has been answered, and everything that was
+        pushed before that has been heard."""
+        if self._store is not None and not self._closed:
+            await self._store.call("rejoin", self._me, again=True)
+            await self._store.flushed()
+
     async def close(self) -> None:
         if self._closed:
             return
@@ -479,7 +518,7 @@ class RedisWorker:
             task.cancel()
         if self._store is not None:
             try:
-                await self._store.call("gone", {"worker": self._worker})
+                await self._store.call("gone", self._me)
             except ForebayError as error:
                 log.info("store.not_told", what="gone", reason=error.message)
             await self._store.close()

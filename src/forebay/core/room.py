@@ -238,6 +238,7 @@ class Room:
         events: Sequence[OutputEvent] = (),
         writers: Mapping[str, Writer] | None = None,
         active_ms: int = 0,
+        names: Mapping[str, int] | None = None,
     ) -> None:
         self.spec = spec
         before = events[0].offset - 1 if events else last_offset
@@ -246,7 +247,7 @@ class Room:
         self.writers: dict[str, Writer] = dict(writers or {})
         self.members: dict[str, Member] = {}
         self.active_ms = active_ms or spec.created_ms
-        self._names: dict[str, int] = {}
+        self._names: dict[str, int] = dict(names or {})
         self._name(events)
 
     def view(self) -> RoomView:

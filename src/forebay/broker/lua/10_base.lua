@@ -80,19 +80,19 @@ local function boot()
   if TEXT then return end
   local _
   _, TEXT = words([[phase pool worker last epoch watch rec counts marks dmarks wg sub member code
-    msg aff tenant st spec info load pools word stepping name]])
+    msg aff tenant st spec info load pools word stepping name inc]])
   -- What a commit reads comes with the first load, the rest when it is asked for.
   JOB_HOT = words([[phase worker attempt pool epoch watch head first obytes delivered c0 c1
     c2 c3 ihead icum tcum dcum ifirst exposed strikes model run acc span wbytes keepund fm repoff
     repx rec over]])
   JOB_COLD, IS_COLD = words([[last counts marks dmarks wg sub readers feeds feeders member
     score code msg aff iend seq units tools answered waiting leased started created ended num
-    base cpos det charged lmodel lmedia prefix told toldeta whole detach]])
+    base cpos det charged lmodel lmedia prefix told toldeta whole detach beside]])
   POOL = words([[V seq want running parked detached credits slots active expected hold_c
     hold_m hold_v model_c model_m model_v rtf_c rtf_m rtf_v drain_r drain_at assumed places_at
-    places owned]])
+    places affine]])
   WORKER = words([[name pools sessions slots standby supervised order prefix silent suspect
-    gone word held known ctl rtf_c rtf_m rtf_v]])
+    gone word held known ctl inc rtf_c rtf_m rtf_v affine kept]])
 end
 
 local function value_of(field, value)
@@ -197,7 +197,7 @@ function F.drop_record(record)
 end
 
 function F.meta(field, by)
-  return call('HINCRBY', at('meta'), field, by)
+  return call('HINCRBY', at('meta'), field, by == 0 and 0 or by)  -- there is a -0
 end
 
 -- ------------------------------------------------------------------------------- pushes
@@ -231,7 +231,7 @@ end
 function F.control(worker, tag, body, count)
   if worker.gone == 1 then return end
   bump(worker, 'ctl', 1)
-  local frame = array(count + 2) .. pack(tag, worker.ctl) .. body
+  local frame = array(count + 3) .. pack(tag, worker.ctl, worker.inc) .. body
   call('XADD', at('control', worker.id), worker.ctl .. '-0', 'd', frame)
   call('PUBLISH', at('push', worker.id), frame)
 end

@@ -25,6 +25,7 @@ end
 function F.enqueue(job, pool)
   if job.member == '' then
     local st = F.static(job)
+    if job.aff ~= '' then put(pool, 'affine', 1) end
     put(job, 'score', F.tag(pool, st.tenant) - st.head_start)
     F.charge(pool, st.tenant, st.cost, st.weight)
     bump(pool, 'seq', 1)
@@ -126,7 +127,7 @@ end
 function F.free(worker)
   if worker.known == 0 then return 0 end
   if call('SCARD', at('behind', worker.id)) >= max(1, worker.slots) then return 0 end
-  return max(0, worker.sessions - worker.held)
+  return max(0, worker.sessions - worker.held + worker.affine - worker.kept)
 end
 
 -- A worker's free credits changed: bring every pool it is active in up to date.
@@ -150,7 +151,7 @@ end
 function F.match(pool)
   local queue, credits = at('queue', pool.id), at('credits', pool.id)
   local served = false
-  while call('ZCARD', credits) > 0 do
+  while pool.affine == 1 or call('ZCARD', credits) > 0 do
     local id, score = F.take(pool, queue, credits)
     if not id then break end
     put(pool, 'V', max(pool.V, score))
@@ -162,7 +163,7 @@ function F.match(pool)
 end
 
 function F.take(pool, queue, credits)
-  if pool.owned == 0 then
+  if pool.affine == 0 then
     local first = call('ZPOPMIN', queue)
     if #first == 0 then return nil end
     return F.id_of(first[1]), tonumber(first[2])
@@ -182,22 +183,17 @@ function F.take(pool, queue, credits)
   end
 end
 
--- Jobs of one affinity run one at a time, on its owner; the others are passed over.
 function F.affinity_ready(pool, id, credits)
-  local affinity = call('HGET', at('job', id), 'aff')
-  if not affinity or affinity == '' then return true end
-  if call('SISMEMBER', at('busy', pool.id), affinity) == 1 then return false end
-  local owner = call('HGET', at('owners', pool.id), affinity)
-  return not owner or call('ZSCORE', credits, owner) ~= false
+  local values = call('HMGET', at('job', id), 'aff', 'beside')
+  if not values[1] or values[1] == '' then return call('ZCARD', credits) > 0 end
+  return F.may_run(pool, values[1], values[2] == '1', credits)
 end
 
 function F.choose(job, pool, credits)
-  local wanted = job.last
-  if job.aff ~= '' then
-    wanted = call('HGET', at('owners', pool.id), job.aff) or wanted
-  end
-  if wanted ~= '' and call('ZSCORE', credits, wanted) then return wanted end
-  return call('ZREVRANGE', credits, 0, 0)[1]
+  local known = job.aff ~= '' and F.affinity(pool, job.aff)
+  if known then return known.owner end  -- which needs no credit beside the one that it holds
+  if job.last ~= '' and call('ZSCORE', credits, job.last) then return job.last end
+  return call('ZREVRANGE', credits, 0, 0)[1] or call('SRANDMEMBER', at('active', pool.id))
 end
 
 -- ---------------------------------------------------------------------------------- leases
@@ -209,21 +205,21 @@ function F.lease(job, pool, worker)
   put(job, 'leased', NOW)
   if job.started == 0 then put(job, 'started', NOW) end
   F.undue('w:' .. job.id)
-  call('HSET', at('own', worker.id), job.id .. ':' .. job.attempt, pool.id .. '\n' .. NOW)
+  call('HSET', at('own', worker.id), job.id .. ':' .. job.attempt,
+    table.concat({pool.id, NOW, 0, job.beside, job.aff}, '\n'))
   bump(worker, 'held', 1)
   if F.is_behind(job) then call('SADD', at('behind', worker.id), job.id) end
-  F.credits(worker)
   bump(pool, 'running', 1)
   if job.aff ~= '' then
-    call('HSET', at('owners', pool.id), job.aff, worker.id)
-    call('SADD', at('busy', pool.id), job.aff)
-    put(pool, 'owned', 1)
+    F.affinity_leased(pool, job.aff, worker, job.beside == 1)
+    bump(worker, 'affine', 1)
   end
+  F.credits(worker)
   put(job, 'told', 0)
   put(job, 'lmodel', job.model)
   put(job, 'lmedia', F.media(job))
   put(job, 'prefix', worker.prefix)
-  F.control(worker, 'assign', F.lease_body(job, worker), 14)
+  F.control(worker, 'assign', F.lease_body(job, worker), 15)
   F.tell(job, 'lease', job.id, true)
 end
 
@@ -249,6 +245,16 @@ function F.said(job)
   return text:sub(start)
 end
 
+-- The committed tiles of a picture: a new attempt leaves them out.
+function F.tiles(job)
+  local tiles = {}
+  if job.marks == '' or not unpack_(job.marks).tiles then return tiles end
+  for _, entry in ipairs(call('XRANGE', at('out', job.id), '-', '+')) do
+    if unpack_(entry[2][2]).t == 'tile' then tiles[#tiles + 1] = entry[2][2] end
+  end
+  return tiles
+end
+
 function F.lease_body(job, worker)
   local keeps = job.rec == 'c'
   local start = max(keeps and 0 or job.c0, job.ifirst - 1)
@@ -260,7 +266,7 @@ function F.lease_body(job, worker)
     map_of(job.counts), map_of(job.marks),
     array(4), pack(consumed[1], consumed[2], consumed[3], consumed[4]),
     pack(start), raws(items), pack(job.ihead),
-    pack(F.said(job)), pack(job.strikes >= EXCLUSIVE_AFTER, F.media_delivered(job)),
+    pack(F.said(job)), raws(F.tiles(job)), pack(job.strikes >= EXCLUSIVE_AFTER, F.media_delivered(job)),
     pack(F.attached(job), F.run_left(job)),
   })
 end
@@ -282,6 +288,12 @@ function F.input(job, offset, bytes)
   return items, offset
 end
 
+function F.held(line)
+  local pool, since, cancelled, beside, affinity =
+    line:match('^(.-)\n(%d+)\n(%d+)\n(%d)\n(.*)$')
+  return pool, tonumber(since), tonumber(cancelled), beside, affinity
+end
+
 function F.credit_back(worker, id, attempt)
   local own, field = at('own', worker.id), id .. ':' .. attempt
   local held = call('HGET', own, field)
@@ -289,13 +301,15 @@ function F.credit_back(worker, id, attempt)
   call('HDEL', own, field)
   bump(worker, 'held', -1)
   call('SREM', at('behind', worker.id), id)
-  local parts = F.lines(held)
-  local pool = F.make_pool(parts[1])
-  F.measure(pool, 'hold', (NOW - tonumber(parts[2])) / 1000)
-  F.drained(pool)
-  if parts[3] then
-    F.tell_all('freed', id, pool.id, (NOW - tonumber(parts[3])) / 1000)
+  local name, since, cancelled, beside, affinity = F.held(held)
+  local pool = F.make_pool(name)
+  if affinity ~= '' then
+    bump(worker, 'affine', -1)
+    F.affinity_let_go(pool, affinity, worker, beside == '1')
   end
+  F.measure(pool, 'hold', (NOW - since) / 1000)
+  F.drained(pool)
+  if cancelled > 0 then F.tell_all('freed', id, pool.id, (NOW - cancelled) / 1000) end
   F.credits(worker)
   for _, name in ipairs(F.lines(worker.pools)) do F.match(F.pool(name)) end
 end

@@ -241,7 +241,6 @@ end
 function F.unlease(job)
   local pool, st = F.pool(job.pool), F.static(job)
   bump(pool, 'running', -1)
-  if job.aff ~= '' then call('SREM', at('busy', pool.id), job.aff) end
   put(job, 'last', job.worker)
   put(job, 'worker', '')
   local extra = job.model - job.charged
@@ -316,7 +315,10 @@ function F.finish_by(job, ended)
     F.unlease(job)
     local own, field = at('own', job.last), job.id .. ':' .. attempt
     local held = worker and call('HGET', own, field)
-    if held and ended.state == 'cancelled' then call('HSET', own, field, held .. '\n' .. NOW) end
+    if held and ended.state == 'cancelled' then
+      local name, since, _, beside, affinity = F.held(held)
+      call('HSET', own, field, table.concat({name, since, NOW, beside, affinity}, '\n'))
+    end
   end
   local blob = F.finish(job, ended)
   if worker then F.control(worker, 'cancel', pack(job.id, attempt) .. blob, 3) end

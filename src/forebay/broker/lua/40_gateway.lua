@@ -36,7 +36,9 @@ function F.gate(req, pool)
   }
   local crowded = facts.used >= limits.store or facts.workers < 1
     or (limits.mine and facts.mine >= limits.mine) or facts.live >= limits.live
-  local waits = not req.promised and not (facts.free > 0 and facts.queued == 0)
+  local at_once = st.aff ~= ''
+    and F.may_run(pool, st.aff, st.beside == 1, at('credits', pool.id))
+  local waits = not req.promised and not at_once and not (facts.free > 0 and facts.queued == 0)
   if waits then
     facts.position = F.rank_of_new(pool, st.tenant, st.head_start) + 1
     local eta = F.eta(pool, facts.position)
@@ -90,7 +92,7 @@ end
 function F.birth(req, args)
   local st, key = req.st, at('job', req.id)
   call('HSET', key, 'phase', 'idle', 'spec', args[2], 'st', args[3], 'pool', st.pool,
-    'epoch', req.epoch, 'rec', st.rec, 'whole', st.whole, 'run', st.run or 0, 'aff', st.aff,
+    'epoch', req.epoch, 'rec', st.rec, 'whole', st.whole, 'run', st.run or 0, 'aff', st.aff, 'beside', st.beside,
     'first', 1, 'ifirst', 1, 'created', NOW, 'toldeta', -1,
     'span', st.span or 0, 'wbytes', st.wbytes or 0, 'keepund', st.keepund)
   POOLS.jobs[req.id] = nil
@@ -256,26 +258,32 @@ end
 
 -- ---------------------------------------------------------------------------------- reading
 
-local function refuse(reason, text)
+function F.refuse(reason, text)
   die('resume_not_available', reason .. '|' .. text)
 end
 
+-- `stream`: whatever has a head and a first.
+function F.refuse_offset(stream, offset)
+  if offset > stream.head then
+    F.refuse('ahead_of_head', 'asked for what follows offset ' .. offset .. ', the last is '
+      .. stream.head)
+  end
+  if offset < stream.first - 1 then
+    F.refuse('window_expired', 'asked for what follows offset ' .. offset
+      .. ', the oldest kept is ' .. stream.first)
+  end
+end
+
 function F.readable(req)
-  local job = F.job(req.job) or refuse('unknown', 'no stream of job ' .. req.job)
+  local job = F.job(req.job) or F.refuse('unknown', 'no stream of job ' .. req.job)
   if req.epoch and req.epoch ~= job.epoch then
-    refuse('state_lost', 'the stream was lost and begun anew')
+    F.refuse('state_lost', 'the stream was lost and begun anew')
   end
   return job
 end
 
 function F.after(job, offset, limit)
-  if offset > job.head then
-    refuse('ahead_of_head', 'asked for what follows offset ' .. offset .. ', the last is ' .. job.head)
-  end
-  if offset < job.first - 1 then
-    refuse('window_expired', 'asked for what follows offset ' .. offset
-      .. ', the oldest kept is ' .. job.first)
-  end
+  F.refuse_offset(job, offset)
   local events = {}
   if offset < job.head then
     local page = call('XRANGE', at('out', job.id), (offset + 1) .. '-0', '+', 'COUNT', limit)
@@ -313,13 +321,13 @@ function API.mark(req)
   local name, value = req.counter, req.value
   local total = job.marks ~= '' and unpack_(job.marks)[name] or 0
   if value > total then
-    refuse('ahead_of_head', 'asked for what follows ' .. value .. ' ' .. name .. ', there are ' .. total)
+    F.refuse('ahead_of_head', 'asked for what follows ' .. value .. ' ' .. name .. ', there are ' .. total)
   end
   local first = F.passes(job, name, value)
   if first == job.first and job.first > 1 then
     -- Whether anything before it was dropped that passes the value too, its own start says.
     if value < (F.static(job).wmark == name and job.fm or F.mark_at(job, job.first, name)) then
-      refuse('window_expired', 'asked for what follows ' .. value .. ' ' .. name)
+      F.refuse('window_expired', 'asked for what follows ' .. value .. ' ' .. name)
     end
   end
   -- Events without the counter that stand at exactly the value come too.
@@ -358,7 +366,8 @@ function API.heads(req)
   call('ZADD', at('gateways'), NOW, req.gateway)
   local heads = {}
   for index, id in ipairs(req.jobs) do
-    local values = call('HMGET', at('job', id), 'epoch', 'head')
+    local kind = id:sub(1, 5) == 'room:' and 'room' or 'job'
+    local values = call('HMGET', at(kind, id), 'epoch', 'head')
     heads[index] = pack(false)
     if values[1] then heads[index] = F.frame(values[1], tonumber(values[2]) or 0) end
   end
@@ -457,6 +466,7 @@ function F.gateway_gone(gateway, most)
 end
 
 function API.leave(req)
+  F.leave_rooms(req.gateway)
   call('ZREM', at('gateways'), req.gateway)
   F.due('g:' .. req.gateway, NOW)
 end

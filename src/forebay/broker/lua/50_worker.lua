@@ -48,14 +48,19 @@ function API.hello(req)
     F.bury(old)
   end
   call('DEL', at('control', req.worker))
-  call('HSET', at('worker', req.worker), 'name', req.worker)
+  call('HSET', at('worker', req.worker), 'name', req.worker, 'inc', req.inc)
   POOLS.workers[req.worker] = nil
 end
 
 -- The same process on a new connection: whether it is still known here.
 function API.rejoin(req)
+  return F.myself(req) ~= nil
+end
+
+-- The record of the process that asks; nil when it was given up, or another took its name.
+function F.myself(req)
   local worker = F.worker(req.worker)
-  return worker ~= nil and worker.gone == 0
+  return worker and worker.gone == 0 and worker.inc == req.inc and worker or nil
 end
 
 function API.stage(req, args)
@@ -86,8 +91,8 @@ function F.drop_unused(pool)
 end
 
 function API.register(req, args)
-  local worker = F.worker(req.worker)
-  if not worker or worker.gone == 1 then return false end
+  local worker = F.myself(req)
+  if not worker then return false end
   local leaving = req.sessions == 0 and F.usable(worker)
   local first = worker.known == 0
   if first then
@@ -129,8 +134,8 @@ function F.signed(worker)
 end
 
 function API.gone(req)
-  local worker = F.worker(req.worker)
-  if not worker or worker.gone == 1 then return end
+  local worker = F.myself(req)
+  if not worker then return end
   put(worker, 'gone', 1)
   F.signed(worker)
 end
@@ -175,12 +180,7 @@ function F.leave_pools(worker, pools)
     local pool = F.pool(name)
     call('SREM', at('serving', name), worker.id)
     if counted then put(pool, 'want', max(0, pool.want - 1)) end
-    if pool.owned == 1 then
-      local list = call('HGETALL', at('owners', name))
-      for index = 1, #list, 2 do
-        if list[index + 1] == worker.id then call('HDEL', at('owners', name), list[index]) end
-      end
-    end
+    F.disown(pool, worker)
     F.elect(pool)
   end
   for _, name in ipairs(call('SMEMBERS', at('pools'))) do
@@ -209,8 +209,8 @@ end
 -- ----------------------------------------------------------------------------------- beats
 
 function API.beat(req, args)
-  local worker = F.worker(req.worker)
-  if not worker or worker.gone == 1 then return pack(false) end
+  local worker = F.myself(req)
+  if not worker then return pack(false) end
   if worker.known == 1 then
     call('ZADD', at('beats'), NOW, worker.id)
     call('HSET', worker._key, 'load', args[2])
@@ -239,6 +239,7 @@ end
 
 function API.control(req)
   local frames = {}
+  if not F.myself(req) then return pack(false) end
   for _, entry in ipairs(call('XRANGE', at('control', req.worker), (req.cursor + 1) .. '-0', '+',
       'COUNT', 256)) do
     frames[#frames + 1] = entry[2][2]

@@ -11,6 +11,7 @@ function F.overdue(which, limit_s)
 end
 
 local HAPPENS = {}
+local RELEASES  -- rooms whose held messages must go on: the gateway that asks does it
 
 function HAPPENS.w(id)  -- a wait is over
   local job = F.job(id)
@@ -48,7 +49,17 @@ function HAPPENS.p(id)  -- tell a queue where it stands
   if pool and pool.places > 0 then F.tell_places(pool) end
 end
 
+function HAPPENS.h(id)  -- what a room holds has waited long enough
+  RELEASES[#RELEASES + 1] = id
+  F.due('h:' .. id, NOW + 300)  -- should that gateway not come to it
+end
+
+function HAPPENS.r(id)  -- a room may be old
+  F.reap_room(id)
+end
+
 function HAPPENS.g(id)  -- a gateway is gone
+  F.leave_rooms(id)
   if F.gateway_gone(id, 128) > 0 then F.due('g:' .. id, NOW + 2) end
 end
 
@@ -103,6 +114,7 @@ function API.tick(req)
   local values = call('HMGET', at('meta'), 'ticker', 'ticked')
   local ticked = tonumber(values[2]) or 0
   if values[1] and values[1] ~= req.gateway and NOW - ticked < 200 then return {100, 0} end
+  RELEASES = {}
   local paused = ticked > 0 and NOW - ticked > PAUSE
   if paused then F.grace() end
   call('HSET', at('meta'), 'ticker', req.gateway, 'ticked', NOW, 'respawn', req.respawn)
@@ -114,7 +126,7 @@ function API.tick(req)
   F.check_beats()
   local next_ = call('ZRANGE', at('due'), 0, 0, 'WITHSCORES')[2]
   local wait = next_ and max(0, tonumber(next_) - NOW) or 100
-  return {floor(min(100, wait)), paused and 1 or 0}
+  return {floor(min(100, wait)), paused and 1 or 0, unpack(RELEASES)}
 end
 
 -- -------------------------------------------------------------------------- the entry points

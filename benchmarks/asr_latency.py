@@ -12,12 +12,12 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
-import aiohttp
 import msgspec
 
 from benchmarks.asr_overload import engine, url
 from benchmarks.harness import options, report, run, serving
 from forebay.lab.asr import make_clip
+from forebay.lab.line import Line, text_frame
 from forebay.lab.stats import summary
 
 
@@ -27,52 +27,65 @@ class Times:
     results: list[float] = field(default_factory=list)
 
 
-async def talk(
-    http: aiohttp.ClientSession, address: str, seconds: float, phase_s: float, times: Times
-) -> None:
-    clip = make_clip(seconds, 100, 0)
-    session = secrets.token_hex(16)
-    sent: dict[int, float] = {}
-    await asyncio.sleep(phase_s)
-    async with http.ws_connect(address, compress=0) as socket:
-        await socket.send_str(f'{{"action":"start","session_id":"{session}"}}')
-        await socket.receive()
-        begin = time.monotonic()
+class Talker:
+    """Sends a chunk at each tick; a timer and a write, no task."""
 
-        async def send() -> None:
-            for index, data in enumerate(clip.chunks):
-                await asyncio.sleep(begin + index * 0.1 - time.monotonic())
-                sent[index] = time.monotonic()
-                await socket.send_str(
-                    f'{{"action":"chunk","session_id":"{session}","chunk_index":{index},'
-                    f'"audio_data":"{data}"}}'
-                )
+    def __init__(self, address: str, seconds: float, times: Times) -> None:
+        self._address = address
+        self._clip = make_clip(seconds, 100, 0)
+        self._times = times
+        self._session = secrets.token_hex(16)
+        self._sent: dict[int, float] = {}
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._line: Line | None = None
 
-        sending = asyncio.ensure_future(send())
-        last = len(clip.chunks) - 1
-        async for message in socket:
-            now, found = time.monotonic(), msgspec.json.decode(message.data)
-            index = found["chunk_index"]
-            if found["type"] == "ack":
-                times.acks.append(now - sent[index])
-            elif found["type"] == "chunk_result":
-                times.results.append(now - sent[index])
-                if index == last:
-                    break
-        await sending
+    async def talk(self, phase_s: float) -> None:
+        await asyncio.sleep(phase_s)
+        self._line = await Line.open(self._address, self._hear, self._gone)
+        start = b'{"action":"start","session_id":"%s"}' % self._session.encode()
+        self._line.send(text_frame(start))
+        self._loop.call_later(0.1, self._say, 0, self._loop.time() + 0.1)
+        await self._done
+        self._line.close()
+
+    def _say(self, index: int, due: float) -> None:
+        assert self._line is not None  # noqa: S101 - set by talk
+        head = (
+            f'{{"action":"chunk","session_id":"{self._session}","chunk_index":{index},'
+            f'"audio_data":"'
+        )
+        frame = text_frame(head.encode(), self._clip.chunks[index], b'"}')
+        self._sent[index] = time.monotonic()
+        self._line.send(frame)
+        if index + 1 < len(self._clip.chunks):
+            self._loop.call_at(due + 0.1, self._say, index + 1, due + 0.1)
+
+    def _hear(self, data: bytes) -> None:
+        now, found = time.monotonic(), msgspec.json.decode(data)
+        index = found["chunk_index"]
+        if found["type"] == "ack" and index in self._sent:
+            self._times.acks.append(now - self._sent[index])
+        elif found["type"] == "chunk_result":
+            self._times.results.append(now - self._sent[index])
+            if index == len(self._clip.chunks) - 1 and not self._done.done():
+                self._done.set_result(None)
+
+    def _gone(self) -> None:
+        if not self._done.done():
+            self._done.set_exception(ConnectionResetError("the line was lost"))
 
 
 async def main() -> int:
     wanted = options(__doc__ or "", sessions=200, seconds=20.0, workers=1)
     times = Times()
     with serving(*engine(wanted.workers, rtf=0)) as server:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-            await asyncio.gather(
-                *(
-                    talk(http, url(server), wanted.seconds, n * 0.1 / wanted.sessions, times)
-                    for n in range(wanted.sessions)
-                )
+        await asyncio.gather(
+            *(
+                Talker(url(server), wanted.seconds, times).talk(n * 0.1 / wanted.sessions)
+                for n in range(wanted.sessions)
             )
+        )
     acks, results = summary(times.acks), summary(times.results)
     p50 = results["p50_ms"] - acks["p50_ms"]
     p99 = results["p99_ms"] - acks["p99_ms"]

@@ -126,7 +126,7 @@ def make_clip(seconds: float, chunk_ms: int, first_word: int, words: bool = True
     pieces = [sound[at * chunk_bytes : (at + 1) * chunk_bytes] for at in range(count)]
     return Clip(
         words=spoken if words else (),
-        chunks=tuple(base64.b64encode(piece).decode() for piece in pieces),
+        chunks=tuple(base64.b64encode(piece) for piece in pieces),
         chunk_s=chunk_ms / 1000,
     )
 
@@ -192,7 +192,7 @@ async def run(
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         server = ServerMeter(options.url.replace("/ws/asr", "/asr"), http, options.key)
         await server.begin()
-        speakers = [Speaker(plan, http) for plan in plans(options)]
+        speakers = [Speaker(plan) for plan in plans(options)]
         outcomes = result.outcomes = [speaker.outcome for speaker in speakers]
         begin, took_s = await run_all(speakers, outcomes, progress, loop.time)
         result.figures["server"] = await server.end()

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 from collections import Counter
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
 
-import aiohttp
 import msgspec
+
+from forebay.lab.line import Line, TurnedAway, text_frame
 
 __all__ = ["Clip", "Notice", "Outcome", "Plan", "Speaker", "word_errors"]
 
@@ -33,7 +33,7 @@ class Clip:
     """Something to say: its words and its sound, cut and encoded for the wire."""
 
     words: tuple[str, ...]
-    chunks: tuple[str, ...]
+    chunks: tuple[bytes, ...]
     chunk_s: float
 
     @property
@@ -135,24 +135,27 @@ class Refused(Exception):  # noqa: N818 - a turn of events, not a mistake
 
 
 class Speaker:
-    """Runs one `Plan`; `outcome` may be read meanwhile."""
+    """Runs one `Plan`; `outcome` may be read meanwhile. A chunk costs a timer and a write, an
+    answer a call: the tasks are for connecting and for waiting only."""
 
-    def __init__(self, plan: Plan, http: aiohttp.ClientSession) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.outcome = Outcome(audio_s=plan.clip.audio_s, words=len(plan.clip.words))
-        self._http = http
         self._loop = asyncio.get_running_loop()
-        self._ws: aiohttp.ClientWebSocketResponse | None = None
+        self._line: Line | None = None
         self._session = secrets.token_hex(16)
         self._begun: float | None = None  # when it began to speak
         self._wanted_at = 0.0
         self._told = False
+        self._up = False  # a session is open on the line
         self._next = 0  # next chunk to be sent on this connection
         self._acked = -1
         self._result = -1
         self._texts: dict[int, str] = {}
         self._finished_at: float | None = None
-        self._up = asyncio.Event()
+        self._first: asyncio.Future[Message] | None = None  # the answer to `start`
+        self._news = asyncio.Event()  # the end, or the line is gone
+        self._timer: asyncio.TimerHandle | None = None
         self._drops = list(plan.drops)
 
     async def run(self) -> Outcome:
@@ -164,10 +167,10 @@ class Speaker:
             except Refused as refused:
                 self.outcome.refusals[refused.why] += 1
                 await self._give_up_or_wait(refused, begin)
-            except (aiohttp.ClientError, OSError) as exc:
+            except (OSError, TimeoutError) as exc:
                 self._fail(f"connect_{type(exc).__name__}")
-        if self._ws is not None:
-            await self._ws.close()
+        if self._line is not None:
+            self._line.close()
         return self.outcome
 
     async def _give_up_or_wait(self, refused: Refused, begin: float) -> None:
@@ -182,53 +185,60 @@ class Speaker:
         self.outcome.attempts += 1
         self._wanted_at, self._told = self._loop.time(), False
         await self._connect()
-        speaking = asyncio.ensure_future(self._speak())
+        self._wait_for_tick(0)
         try:
             await self._listen()
         finally:
-            speaking.cancel()
-            await asyncio.gather(speaking, return_exceptions=True)
+            if self._timer is not None:
+                self._timer.cancel()
 
     async def _connect(self) -> None:
         """Raises `Refused` when turned away, at the door or at ``start``."""
-        if self._ws is not None:
-            await self._ws.close()
+        if self._line is not None:
+            self._line.close()
         headers = dict(self.plan.headers)
         if self._begun is not None:
             headers["X-Forebay-Session"] = self._session
+        self._news.clear()
         try:
-            self._ws = await self._http.ws_connect(
-                self.plan.url, compress=0, headers=headers, max_msg_size=1 << 22
-            )
-        except aiohttp.WSServerHandshakeError as exc:
-            if exc.status not in (429, 503):
+            self._line = await Line.open(self.plan.url, self._heard, self._news.set, headers)
+        except TurnedAway as away:
+            if away.status not in (429, 503):
                 raise
             self._tell()
-            wait = exc.headers.get("Retry-After", "1") if exc.headers else "1"
-            raise Refused(f"http_{exc.status}", float(wait)) from None
-        await self._send({"action": "start", "session_id": self._session})
-        ack = await self._first_answer()
+            raise Refused(
+                f"http_{away.status}", float(away.headers.get("retry-after", "1"))
+            ) from None
+        self._first = self._loop.create_future()
+        self._send({"action": "start", "session_id": self._session})
+        ack = await self._first_answer(self._line, self._first)
         if self._begun is None:
             self._begun = self._loop.time()
         self._next = 0 if ack.last_chunk_index is None else ack.last_chunk_index + 1
-        self._up.set()
+        self._up = True
         if self._finished_at is not None:
-            await self._resend()
+            self._resend()
 
-    async def _first_answer(self) -> Message:
-        assert self._ws is not None  # noqa: S101 - set by _connect
-        while True:
-            async with asyncio.timeout(self.plan.patience_s):
-                frame = await self._ws.receive()
-            if frame.type is not aiohttp.WSMsgType.TEXT:
-                raise aiohttp.ClientConnectionError(f"closed {self._ws.close_code} before an ack")
-            message = _decoder.decode(frame.data)
-            if message.type == "ack":
-                return message
-            if message.type == "error":
-                self._tell()
-                raise Refused("error_at_start", message.retry_after_s or 1.0)
-            self._read(message)
+    async def _first_answer(self, line: Line, answer: asyncio.Future[Message]) -> Message:
+        gone = asyncio.ensure_future(self._news.wait())
+        try:
+            await asyncio.wait(
+                (answer, gone),
+                timeout=self.plan.patience_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            gone.cancel()
+            self._first = None
+        if not answer.done():
+            if line.closed:
+                raise ConnectionResetError(f"closed {line.code} before an ack")
+            raise TimeoutError("no answer to start")
+        message = answer.result()
+        if message.type == "error":
+            self._tell()
+            raise Refused("error_at_start", message.retry_after_s or 1.0)
+        return message
 
     def _tell(self) -> None:
         """The client knows where it stands: served, in the queue, or refused."""
@@ -238,74 +248,71 @@ class Speaker:
 
     # ---------------------------------------------------------------------- speaking
 
-    async def _speak(self) -> None:
+    def _wait_for_tick(self, tick: int) -> None:
         """A chunk at each tick of the voice's own clock; late ones follow at once."""
-        clip = self.plan.clip
         assert self._begun is not None  # noqa: S101 - set by _connect
-        for tick in range(len(clip.chunks)):
-            due = self._begun + (tick + 1) * clip.chunk_s  # said before it can be sent
-            await asyncio.sleep(due - self._loop.time())
-            if self._drops and due - self._begun >= self._drops[0]:
-                self._drops.pop(0)
-                self._cut()
-            while self._up.is_set() and self._next <= tick:
-                if not await self._chunk(self._next):
-                    break
-        self._finished_at = self._loop.time()
-        if self._up.is_set():
-            await self._resend()
+        due = self._begun + (tick + 1) * self.plan.clip.chunk_s  # said before it can be sent
+        self._timer = self._loop.call_at(due, self._tick, tick, due)
 
-    async def _resend(self) -> None:
+    def _tick(self, tick: int, due: float) -> None:
+        assert self._begun is not None  # noqa: S101 - set by _connect
+        if self._drops and due - self._begun >= self._drops[0]:
+            self._drops.pop(0)
+            self._cut()
+        while self._up and self._next <= tick:
+            if not self._chunk(self._next):
+                break
+        if tick + 1 < len(self.plan.clip.chunks):
+            self._wait_for_tick(tick + 1)
+            return
+        self._finished_at = self._loop.time()
+        if self._up:
+            self._resend()
+
+    def _resend(self) -> None:
         """Everything said that this connection has not carried yet, and the end."""
         while self._next < len(self.plan.clip.chunks):
-            if not await self._chunk(self._next):
+            if not self._chunk(self._next):
                 return
-        await self._send({"action": "finish", "session_id": self._session})
+        self._send({"action": "finish", "session_id": self._session})
 
-    async def _chunk(self, index: int) -> bool:
-        if not await self._say(
+    def _chunk(self, index: int) -> bool:
+        head = (
             f'{{"action":"chunk","session_id":"{self._session}","chunk_index":{index},'
-            f'"audio_data":"{self.plan.clip.chunks[index]}"}}'
+            f'"audio_data":"'
+        )
+        # What cannot be sent now is sent again after the next ack.
+        if self._line is None or not self._line.send(
+            text_frame(head.encode(), self.plan.clip.chunks[index], b'"}')
         ):
             return False
         self._next = index + 1
         self.outcome.sent = max(self.outcome.sent, index + 1)
         return True
 
-    async def _send(self, message: dict[str, Any]) -> bool:
-        return await self._say(msgspec.json.encode(message).decode())
-
-    async def _say(self, text: str) -> bool:
-        if self._ws is None or self._ws.closed:
-            return False
-        try:
-            await self._ws.send_str(text)
-        except (ConnectionError, aiohttp.ClientError):
-            return False  # it is sent again after the next ack
-        return True
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._line is not None:
+            self._line.send(text_frame(msgspec.json.encode(message)))
 
     def _cut(self) -> None:
-        """Lose the line as a dead network does: no close frame."""
-        self._up.clear()
-        line = self._ws.get_extra_info("socket") if self._ws is not None else None
-        if line is not None:
-            line.shutdown(socket.SHUT_RDWR)
+        self._up = False
+        if self._line is not None:
+            self._line.cut()
 
     # --------------------------------------------------------------------- listening
 
     async def _listen(self) -> None:
         while not self.outcome.ended:
-            assert self._ws is not None  # noqa: S101 - set by _connect
+            assert self._line is not None  # noqa: S101 - set by _connect
             try:
                 async with asyncio.timeout_at(self._deadline()):
-                    frame = await self._ws.receive()
+                    await self._news.wait()
             except TimeoutError:
-                self._fail("timeout")
-                return
-            if frame.type is aiohttp.WSMsgType.TEXT:
-                self._read(_decoder.decode(frame.data))
-            else:
-                await self._come_back(self._ws.close_code)
+                if self._loop.time() >= self._deadline():
+                    self._fail("timeout")
+                continue
+            if not self.outcome.ended:
+                await self._come_back(self._line.code)
 
     def _deadline(self) -> float:
         assert self._begun is not None  # noqa: S101 - set by _connect
@@ -313,7 +320,7 @@ class Speaker:
         return said + self.plan.patience_s
 
     async def _come_back(self, code: int | None) -> None:
-        self._up.clear()
+        self._up = False
         if code not in LOST_LINE:
             self._fail(f"closed_{code}")
             return
@@ -321,11 +328,21 @@ class Speaker:
             await asyncio.sleep(min(0.05 * 2**attempt, 2.0))
             try:
                 await self._connect()
-            except (aiohttp.ClientError, OSError, Refused):
+            except (OSError, TimeoutError, Refused):
                 continue
             self.outcome.resumed += 1
             return
         self._fail("no_connection")
+
+    def _heard(self, data: bytes) -> None:
+        message = _decoder.decode(data)
+        first = self._first
+        if first is not None and not first.done() and message.type in ("ack", "error"):
+            first.set_result(message)
+        else:
+            self._read(message)
+        if self.outcome.ended:
+            self._news.set()
 
     def _read(self, message: Message) -> None:
         match message.type:
@@ -383,6 +400,7 @@ class Speaker:
     def _fail(self, code: str) -> None:
         self.outcome.errors.append(code)
         self.outcome.ended = code
+        self._news.set()
 
 
 def word_errors(said: tuple[str, ...], heard: list[str]) -> tuple[int, int]:

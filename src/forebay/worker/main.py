@@ -38,6 +38,9 @@ from forebay.worker.steps import StepsTable
 __all__ = ["run_worker"]
 
 DRAIN_S = 10.0
+NICE = 5
+"""Workers give way to their gateway where both want a processor: what it has to do is short,
+and acknowledgements, places and refusals must not queue behind models."""
 COSTS_EVERY_S = 2.0
 """Reading what a process uses costs more than a beat: not with every beat."""
 
@@ -77,6 +80,7 @@ async def run_worker(
     structlog.contextvars.bind_contextvars(worker=worker)
     steps = StepsTable.open(steps_file) if steps_file is not None else None
     if supervised:
+        os.nice(NICE)
         die_with_parent(steps.supervisor_pid if steps is not None else os.getppid())
     broker = _broker_at(broker_url, worker)
     boot = _Boot(

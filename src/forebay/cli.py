@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from forebay import __version__, cli_text
+from forebay import __version__, cli_photos, cli_text
 from forebay.errors import CannotBoot, ConfigError, ForebayError, MissingEngine
 
 __all__ = ["app", "main"]
@@ -40,6 +40,7 @@ for _name, _group in (
     _group.info.no_args_is_help = True
     app.add_typer(_group, name=_name)
 cli_text.register(bench_app, models_app)
+cli_photos.register(app, bench_app)
 
 ConfigFile = Annotated[
     Path | None,

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from forebay.lab.stats import percentile
 
-__all__ = ["page", "table", "write_json"]
+__all__ = ["page", "table", "timeline", "write_json"]
 
 _TIMES = ("p50_ms", "p95_ms", "p99_ms", "max_ms", "count")
 
@@ -62,8 +62,10 @@ def page(
     points: Sequence[tuple[float, float]],
     verdict: str,
     what: str = "unit latency",
+    more: str = "",
 ) -> None:
-    """One self-contained page: verdict, plot of ``what`` over the run, all figures."""
+    """One self-contained page: verdict, plot of ``what`` over the run, all figures. ``more``:
+    further drawings, as markup of this module."""
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(_said(value))}</td></tr>"
         for name, value in flat(result.figures)
@@ -77,7 +79,7 @@ color:#1b2a33;background:#fbfcfc}}svg{{width:100%;height:auto;background:#fff;bo
 tabular-nums}}@media(prefers-color-scheme:dark){{body{{background:#12191d;color:#dbe5e9}}
 svg{{background:#182227;border-color:#2c3a41}}}}</style>
 <h1>{html.escape(title)}</h1><p><strong>{html.escape(verdict)}</strong></p>
-<p>{html.escape(facts)}</p>{plot(points, what)}<table>{rows}</table>""",
+<p>{html.escape(facts)}</p>{plot(points, what)}{more}<table>{rows}</table>""",
         encoding="utf-8",
     )
 
@@ -108,4 +110,36 @@ def plot(
         f'<text x="8" y="36">{top * 1000:.0f} ms</text><text x="8" y="274">0</text>'
         f'<text x="60" y="305">0 s</text><text x="860" y="305">{end:.0f} s</text>'
         f'<text x="400" y="24">{html.escape(what)}: p50 (blue), p99 (red)</text></g></svg>'
+    )
+
+
+_COLOURS = ("#8fb7c2", "#d9c27a", "#2f7f93", "#c8553d")
+
+
+def timeline(rows: Sequence[Mapping[str, Any]], spans: Sequence[str]) -> str:
+    """Where the time of each row went, as SVG: one bar a row, one colour a span of seconds.
+
+    A row has ``run`` (its label), ``begun_s``, and each of ``spans``, None where it did not
+    come so far."""
+    ends = [row["begun_s"] + sum(row[name] or 0.0 for name in spans) for row in rows]
+    top = max(ends, default=0.0) or 1.0
+    bars = []
+    for index, row in enumerate(rows):
+        at, y = float(row["begun_s"]), 30 + 16 * index
+        bars.append(f'<text x="8" y="{y + 10}">{html.escape(str(row["run"]))}</text>')
+        for colour, name in zip(_COLOURS, spans, strict=False):
+            width = row[name] or 0.0
+            bars.append(
+                f'<rect x="{110 + 780 * at / top:.1f}" y="{y}" height="12" fill="{colour}" '
+                f'width="{max(0.5, 780 * width / top):.1f}"/>'
+            )
+            at += width
+    words = "".join(
+        f'<text x="{110 + 140 * i}" y="18" fill="{colour}">{html.escape(name[:-2])}</text>'
+        for i, (colour, name) in enumerate(zip(_COLOURS, spans, strict=False))
+    )
+    return (
+        f'<svg viewBox="0 0 920 {60 + 16 * len(rows)}" role="img" aria-label="timeline">'
+        f'<g font-size="12" fill="currentColor">{words}{"".join(bars)}'
+        f'<text x="860" y="{50 + 16 * len(rows)}">{top:.1f} s</text></g></svg>'
     )

@@ -87,7 +87,7 @@ class Client:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
-    async def ask(self, seen: Seen) -> None:
+    async def ask(self, seen: Seen, tokens: int = TOKENS) -> None:
         if self._writer is None or self._reader is None:
             self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
         begun = time.perf_counter()
@@ -104,7 +104,7 @@ class Client:
                 last = now
         words = len(WORD.findall(body))
         seen.chunks += words
-        if words != TOKENS or b"[DONE]" not in body:
+        if words != tokens or b"[DONE]" not in body:
             seen.failed += 1
             await self.close()
 
@@ -116,16 +116,22 @@ class Client:
         self._reader = self._writer = None
 
 
-async def load(target: Target, streams: int, requests: int) -> None:
+async def load(
+    target: Target,
+    streams: int,
+    requests: int,
+    tokens: int = TOKENS,
+    interval_ms: float = INTERVAL_MS,
+) -> None:
     """``streams`` clients ask ``requests`` times each, one after another."""
     seen = target.seen.setdefault(streams, Seen())
     before = target.cpu_s()
 
     async def one(number: int) -> None:
         client = Client(target.url)
-        await asyncio.sleep(number * TOKENS * INTERVAL_MS / 1000 / streams)
+        await asyncio.sleep(number * tokens * interval_ms / 1000 / streams)
         for _ in range(requests):
-            await client.ask(seen)
+            await client.ask(seen, tokens)
         await client.close()
 
     async with asyncio.TaskGroup() as clients:

@@ -166,6 +166,17 @@ async def serve_websocket(
 class _Connection:
     """The sessions of one socket and the dialect's state of it."""
 
+    __slots__ = (
+        "_ctx",
+        "_dialect",
+        "_holds",
+        "_promised_until",
+        "_sessions",
+        "_state",
+        "_tenant",
+        "_wire",
+    )
+
     def __init__(
         self,
         ctx: GatewayContext,

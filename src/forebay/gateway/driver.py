@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
 
@@ -80,6 +80,31 @@ Fact = Event | None
 class Hold:
     """One session of one connection. ``state`` gives the dialect's newest connection state."""
 
+    __slots__ = (
+        "_about",
+        "_attachment",
+        "_ctx",
+        "_delivery",
+        "_dialect",
+        "_first_text_at",
+        "_fresh",
+        "_idle_life",
+        "_model",
+        "_notices",
+        "_promised",
+        "_reader",
+        "_row",
+        "_state",
+        "_tenant",
+        "_timer",
+        "_timer_at",
+        "_unlisten",
+        "_view",
+        "_wire",
+        "full",
+        "session",
+    )
+
     def __init__(
         self,
         ctx: GatewayContext,
@@ -115,16 +140,6 @@ class Hold:
         self._fresh = False
         self._notices = Notices(ctx, dialect.notice_gap_s, self._tell_place, dialect.kind)
         self._idle_life = IdleLife(ctx, session.idle_s, self._busy, self._idled)
-        self._awaited: dict[type, Callable[[Any], Awaitable[Fact]]] = {
-            Lookup: self._lookup,
-            Submit: self._submit,
-            Attach: self._attach,
-            Append: self._append,
-            Deliver: self._deliver,
-            CancelJob: self._cancel,
-            ExpireJob: self._expire,
-            Detach: self._detach,
-        }
 
     @property
     def idle(self) -> bool:
@@ -161,7 +176,7 @@ class Hold:
         """Take a fact from a callback, now."""
         later: list[Effect] = []
         for effect in self._receive(fact):
-            if type(effect) in self._awaited:
+            if type(effect) in self._AWAITED:
                 later.append(effect)
             else:
                 self._now(effect)
@@ -215,7 +230,7 @@ class Hold:
         for effect in effects:
             if not ending and self.session.phase is Phase.CLOSED:
                 return  # closed meanwhile: what was still to be done is void
-            work = self._awaited.get(type(effect))
+            work = self._AWAITED.get(type(effect))
             if work is None:
                 self._now(effect)
                 continue
@@ -223,9 +238,9 @@ class Hold:
             if fact is not None:
                 await self._carry(self._receive(fact))
 
-    async def _guarded(self, work: Callable[[Any], Awaitable[Fact]], effect: Effect) -> Fact:
+    async def _guarded(self, work: Callable[[Any, Any], Awaitable[Fact]], effect: Effect) -> Fact:
         try:
-            return await work(effect)
+            return await work(self, effect)
         except Fenced:
             number = self._attachment.number if self._attachment is not None else None
             return Superseded(number or 0)
@@ -394,6 +409,17 @@ class Hold:
             await self._ctx.hub.flush_delivered()
             await self._ctx.broker.detach(attachment)
         return None
+
+    _AWAITED: ClassVar[dict[type, Callable[[Any, Any], Awaitable[Fact]]]] = {
+        Lookup: _lookup,
+        Submit: _submit,
+        Attach: _attach,
+        Append: _append,
+        Deliver: _deliver,
+        CancelJob: _cancel,
+        ExpireJob: _expire,
+        Detach: _detach,
+    }
 
     # -------------------------------------------------------------------- delivery
 

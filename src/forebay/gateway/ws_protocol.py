@@ -388,6 +388,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Called by the base class at the accept: from here on the sweep pings."""
         self._heard = self.loop.time()
         self.listener.sweep.at(self, self._heard + self.listener.ping_s)
+        del self.request, self.response  # kilobytes that nobody asks for again
 
     def stop_keepalive(self) -> None:
         """The base class's timers are not used."""

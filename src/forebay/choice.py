@@ -235,9 +235,9 @@ _OPENAI: dict[str, Setting[Any]] = {
     "cache_mib": table_text.CACHE_MIB,
 }
 _LLAMA: dict[str, Setting[Any]] = {
-    "model": table.LLAMA_MODEL,
-    "slots": table.LLAMA_SLOTS,
-    "threads": table.LLAMA_THREADS,
+    "model": table_text.LLAMA_MODEL,
+    "slots": table_text.LLAMA_SLOTS,
+    "threads": table_text.LLAMA_THREADS,
 }
 _TEXT: dict[str, Setting[Any]] = {
     "max_tokens": table.MAX_TOKENS,

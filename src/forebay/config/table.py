@@ -461,16 +461,6 @@ UPSTREAM_STALL_S = declare.number(
     high=3600,
 )
 
-# ----------------------------------------------------------------------------- llama
-
-LLAMA_MODEL = declare.maybe_text(
-    "llama.model", "A GGUF file. Unset: SmolLM2-135M-Instruct, fetched by `make models`."
-)
-LLAMA_SLOTS = declare.whole("llama.slots", 2, "Generations at once.", low=1, high=64)
-LLAMA_THREADS = declare.maybe_whole(
-    "llama.threads", "Threads of the model. Unset: all cores but one.", low=1, high=512
-)
-
 # ---------------------------------------------------------------------------- speech
 
 SPEECH_ENGINES = declare.words(

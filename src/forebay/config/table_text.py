@@ -13,6 +13,9 @@ __all__ = [
     "FLUSH_INTERVAL_MS",
     "FLUSH_ITEMS",
     "HEARTBEAT_S",
+    "LLAMA_MODEL",
+    "LLAMA_SLOTS",
+    "LLAMA_THREADS",
     "NOTEBOOK_PORT",
 ]
 
@@ -55,6 +58,14 @@ CONCURRENCY = declare.whole(
     low=1,
     high=1_000_000,
 )
+LLAMA_MODEL = declare.maybe_text(
+    "llama.model", "A GGUF file. Unset: SmolLM2-135M-Instruct, fetched by `make models`."
+)
+LLAMA_SLOTS = declare.whole("llama.slots", 2, "Generations at once.", low=1, high=64)
+LLAMA_THREADS = declare.maybe_whole(
+    "llama.threads", "Threads of the model. Unset: all cores but one.", low=1, high=512
+)
+
 CACHE_S = declare.number(
     "upstream.cache_s",
     0,

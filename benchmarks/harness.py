@@ -115,9 +115,10 @@ def serving(
     *arguments: str, ready_s: float = 60.0, env: dict[str, str] | None = None
 ) -> Iterator[Server]:
     """`forebay serve` with ``arguments``; killed with everything below it at the end. No
-    recogniser is loaded beside what is measured, unless ``arguments`` speak of one."""
-    if not any("recognition" in word for word in arguments):
-        arguments += ("--workers", "recognition=0")
+    recogniser and no kernel runs beside what is measured, unless ``arguments`` speak of one."""
+    for kind in ("recognition", "kernel"):
+        if not any(kind in word for word in arguments):
+            arguments += ("--workers", f"{kind}=0")
     with tempfile.TemporaryDirectory(prefix="fb-") as folder:
         port = free_port()
         log = Path(folder) / "serve.log"

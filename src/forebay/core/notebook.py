@@ -11,12 +11,28 @@ import re
 
 from forebay.errors import BadRequest
 
-__all__ = ["MAX_DEPTH", "MAX_PATH", "affinity_of", "check_id", "check_path", "folder_of"]
+__all__ = [
+    "MAX_DEPTH",
+    "FileInUse",
+    "MAX_PATH",
+    "affinity_of",
+    "check_id",
+    "check_path",
+    "folder_of",
+]
 
 MAX_ID = 128
 MAX_PATH = 1024
 MAX_PART = 255
 MAX_DEPTH = 32
+
+
+class FileInUse(BadRequest):
+    """A file of that name is there, and was not to be overwritten."""
+
+    code = "file_exists"
+    http_status = 409
+
 
 _ID = re.compile(r"[\w-]+", re.ASCII)
 

@@ -131,7 +131,10 @@ def is_replaced(event: OutputEvent) -> bool:
 
 def body_of(event: OutputEvent) -> dict[str, Any]:
     """Every field of ``event`` in its own words; bytes as base64."""
-    body: dict[str, Any] = {"type": tag_of(event), **msgspec.structs.asdict(event)}
+    fields = msgspec.structs.asdict(event)
+    if "type" in fields:  # of its content; the word itself is the event's own here
+        fields["media"] = fields.pop("type")
+    body: dict[str, Any] = {"type": tag_of(event), **fields}
     if "data" in body and isinstance(body["data"], bytes):
         data = body.pop("data")
         if isinstance(event, Audio):

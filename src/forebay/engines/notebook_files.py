@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from forebay.core.events import FileOp, Result
-from forebay.core.notebook import check_path
+from forebay.core.notebook import FileInUse, check_path
 from forebay.errors import BadRequest, ForebayError, NotFound, QuotaExceeded, StoreFull, TooLarge
 
-__all__ = ["Exists", "Files", "file_result"]
+__all__ = ["Files", "file_result"]
 
 MAX_LISTED = 10_000
 MAX_DEPTH = 32
@@ -31,13 +31,6 @@ SHOWN_DOTS = frozenset({".sandbox", ".assets"})
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-class Exists(BadRequest):
-    """A file of that name is there, and was not to be overwritten."""
-
-    code = "file_exists"
-    http_status = 409
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +93,9 @@ class Files:
                 if stat.S_ISDIR(there.st_mode):
                     raise BadRequest(f"{name[:200]} is a folder")
                 if not overwrite:
-                    raise Exists(f"a file called {name[:200]} exists", word="File already exists")
+                    raise FileInUse(
+                        f"a file called {name[:200]} exists", word="File already exists"
+                    )
             part = f".{secrets.token_hex(8)}.part"
             try:
                 _put(part, data, parent)

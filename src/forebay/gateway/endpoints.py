@@ -23,6 +23,9 @@ from forebay.gateway.http import health as model_health
 from forebay.gateway.image_edits import ROUTES as IMAGE_EDIT_ROUTES
 from forebay.gateway.job_events import ROUTES as JOB_EVENT_ROUTES
 from forebay.gateway.listening import ROUTES as LISTENING_ROUTES
+from forebay.gateway.notebook_api import ROUTES as NOTEBOOK_ROUTES
+from forebay.gateway.notebook_s0 import ROUTES as NOTEBOOK_S0_ROUTES
+from forebay.gateway.notebook_s0_files import ROUTES as NOTEBOOK_FILE_ROUTES
 from forebay.gateway.operations import ROUTES as OPERATION_ROUTES
 from forebay.gateway.photo_tasks import ROUTES as PHOTO_TASK_ROUTES
 from forebay.gateway.photos import PORTS as PHOTO_PORTS
@@ -103,6 +106,9 @@ def routes() -> list[Route]:
         *PHOTO_ROUTES,
         *PHOTO_TASK_ROUTES,
         *OPERATION_ROUTES,
+        *NOTEBOOK_ROUTES,
+        *NOTEBOOK_S0_ROUTES,
+        *NOTEBOOK_FILE_ROUTES,
         *RESPONSE_ROUTES,
         *_recognition(),
         *_voice(),

@@ -97,13 +97,13 @@ class Server:
             time.sleep(0.2)
         time.sleep(1)
 
-    def wait_ready(self, limit_s: float) -> None:
+    def wait_ready(self, limit_s: float, path: str = "/readyz") -> None:
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 break
             with contextlib.suppress(urllib.error.URLError, OSError):
-                with urllib.request.urlopen(self.http + "/readyz", timeout=2) as answer:
+                with urllib.request.urlopen(self.http + path, timeout=2) as answer:
                     if answer.status == 200:
                         return
             time.sleep(0.1)
@@ -112,11 +112,15 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    *arguments: str, ready_s: float = 60.0, env: dict[str, str] | None = None
+    *arguments: str,
+    ready_s: float = 60.0,
+    env: dict[str, str] | None = None,
+    wait: str = "/readyz",
 ) -> Iterator[Server]:
     """`forebay serve` with ``arguments``; killed with everything below it at the end. No
-    recogniser and no kernel runs beside what is measured, unless ``arguments`` speak of one."""
-    for kind in ("recognition", "kernel"):
+    recogniser, enhancer or kernel runs beside what is measured unless ``arguments`` speak of
+    one. ``wait``: the path that answers 200 once it is ready."""
+    for kind in ("recognition", "image", "kernel"):
         if not any(kind in word for word in arguments):
             arguments += ("--workers", f"{kind}=0")
     with tempfile.TemporaryDirectory(prefix="fb-") as folder:
@@ -129,7 +133,7 @@ def serving(
             )
             server = Server(process, port, log)
             try:
-                server.wait_ready(ready_s)
+                server.wait_ready(ready_s, wait)
                 yield server
             finally:
                 stop(server)

@@ -26,12 +26,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 bench_app = typer.Typer(help="Measure a running server as its users would.", no_args_is_help=True)
+chaos_app = typer.Typer(help="Break servers of its own on purpose; a scorecard of what held.")
 jobs_app = typer.Typer(help="Look at a running server's jobs, and act on them.")
 config_app = typer.Typer(help="What is set, by whom; reference, example and service files.")
 models_app = typer.Typer(help="Weights of the local models.")
 keys_app = typer.Typer(help="API keys.")
 for _name, _group in (
     ("bench", bench_app),
+    ("chaos", chaos_app),
     ("jobs", jobs_app),
     ("config", config_app),
     ("models", models_app),
@@ -187,11 +189,12 @@ def worker(
 def gateway(
     spec: Annotated[Path, typer.Argument()],
     steps_file: Annotated[Path | None, typer.Option("--steps-file")] = None,
+    standby: Annotated[bool, typer.Option("--standby")] = False,
 ) -> None:
     """A gateway process, as the supervisor starts it."""
     from forebay.commands import processes
 
-    raise typer.Exit(processes.gateway(spec, steps_file))
+    raise typer.Exit(processes.gateway(spec, steps_file, standby))
 
 
 @app.command(name="_store", hidden=True)
@@ -339,6 +342,35 @@ def capacity(
             utilisation=utilisation,
             simulate=simulate,
             as_json=as_json,
+        )
+    )
+
+
+# ----------------------------------------------------------------------------- chaos
+
+
+@chaos_app.command("list")
+def chaos_list() -> None:
+    """Every scenario: its fault and what must happen."""
+    from forebay.commands import chaos as command
+
+    raise typer.Exit(command.listed())
+
+
+@chaos_app.command("run")
+def chaos_run(
+    name: Annotated[list[str] | None, typer.Argument(help="Scenarios, one after another.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    scale: Annotated[float, typer.Option(help="Size of the load; 1 is the stated figures'.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Who is hit, and when.")] = 1,
+    output_json: FiguresFile = None,
+) -> None:
+    """Break servers started for it on this machine, and say whether what was promised held."""
+    from forebay.commands import chaos as command
+
+    raise typer.Exit(
+        command.run(
+            name or [], everything=everything, scale=scale, seed=seed, output_json=output_json
         )
     )
 

@@ -32,6 +32,7 @@ from forebay.config import (
     rows,
     table,
     table_captions,
+    table_cluster,
     table_images,
     table_kernel,
     table_recognition,
@@ -49,8 +50,8 @@ from forebay.gateway.personality import MAIN, PERSONALITIES, Personality, person
 from forebay.screen import Facts
 from forebay.serve_devices import on_devices
 from forebay.serve_history import history_options, recognition_options
-from forebay.serve_rooms import room_options, room_settings
 from forebay.serve_photos import blob_place, photo_options, worker_blobs
+from forebay.serve_rooms import room_options, room_settings
 from forebay.serve_store import PRIVATE, Store, is_shared, masked, open_store
 from forebay.serve_text import operation_options
 from forebay.supervisor import ProcessSpec
@@ -309,7 +310,7 @@ def _plan(
         facts=Facts(
             url=f"http://{_address(ports[0].sock)}/",
             workers={w.name: w.group for w in workers if not w.spare},
-            gateways=[g.name for g in gateways],
+            gateways=[g.name for g in gateways if not g.spare],
             ports=[(p.personality.name, _address(p.sock), p.personality.about) for p in ports[1:]],
             lacks=lacks,
             notes=[
@@ -373,7 +374,7 @@ def _gateways(
     path = places.run / "gateway.json"
     write_spec(spec, path)
     count = config[table.GATEWAYS]
-    return [
+    regular = [
         ProcessSpec(
             name=Facts.gateway if count == 1 else f"{Facts.gateway}-{n}",
             argv=[*_self(), "_gateway", str(path)],
@@ -385,6 +386,9 @@ def _gateways(
         )
         for n in range(1, count + 1)
     ]
+    if places.store.url and config[table_cluster.SPARE_GATEWAY]:
+        regular.append(replace(regular[0], name=f"{Facts.gateway}-spare", spare=True))
+    return regular
 
 
 def _broker_settings(config: Config) -> BrokerSettings:

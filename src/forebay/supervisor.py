@@ -15,7 +15,9 @@ for gateways where to say that they are ready (``--steps-file FILE``).
   then the workers, then the store; whoever stays past its limit is killed. A second signal
   kills at once.
 
-A spare is started when all regular workers of its group are ready, where memory allows.
+A spare is started when all regular processes of its group are ready, where memory allows. A
+spare worker gets its work from the broker; a spare gateway is told to accept (SIGUSR1) when it
+takes the place of one that died.
 """
 
 from __future__ import annotations
@@ -314,7 +316,8 @@ class _Supervisor:
         child.worker = uuid.uuid4().hex[:12]
         child.steps = StepsTable.create(self._folder / child.worker)
         if child.spec.role == "gateway":
-            return ["--steps-file", str(child.steps.path)]
+            standby = ["--standby"] if child.spec.spare else []
+            return ["--steps-file", str(child.steps.path), *standby]
         words = ["--worker-id", child.worker, "--steps-file", str(child.steps.path)]
         return [*words, "--supervised", *(["--standby"] if child.spec.spare else [])]
 
@@ -425,11 +428,29 @@ class _Supervisor:
             self._wait(child, reason)
         elif child.spec.spare:
             self._start_spare(child)
+        elif self._promote(child):
+            child.timer = self._loop.call_later(TAKEOVER_S, self._retry_spare, child)
         elif any(c.alive and c.ready and c.spec.group == child.spec.group for c in self._children):
             # Somebody takes its sessions over just now, and loading costs a whole core.
             child.timer = self._loop.call_later(TAKEOVER_S, self._spawn, child)
         else:
             self._spawn(child)
+
+    def _promote(self, child: Child) -> bool:
+        """Let a gateway that stands by take the place of ``child``, which becomes the spare.
+        Workers need no such word: the broker gives a spare its work."""
+        for spare in self._children:
+            alike = spare.spec.role == "gateway" == child.spec.role
+            if spare.spec.spare and spare.alive and spare.ready and alike:
+                break
+        else:
+            return False
+        spare.spec, child.spec = child.spec, spare.spec
+        self._signal([spare], signal.SIGUSR1)
+        assert spare.process is not None
+        log.info("process.promoted", name=spare.spec.name, pid=spare.process.pid)
+        self._on_event(Event(what="ready", name=spare.spec.name, pid=spare.process.pid))
+        return True
 
     def _wait(self, child: Child, reason: str) -> None:
         wait_s = min(BACKOFF_FIRST_S * 2.0**child.boot_failures, BACKOFF_MOST_S)

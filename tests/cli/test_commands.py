@@ -15,6 +15,7 @@ from forebay.cli import app
 
 SURFACE = {
     "capacity": None,
+    "chaos": {"list", "run"},
     "serve": None,
     "worker": None,
     "doctor": None,

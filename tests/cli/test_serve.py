@@ -146,7 +146,8 @@ def test_around_a_shared_broker_only_what_is_asked_for_is_started(composed, tmp_
     named = {"server.port": 0, "server.broker": "redis://:pw@127.0.0.1/1", "server.gateways": 2}
     plan = compose(load(environ={}, folder=tmp_path, flags=named), data_dir=tmp_path)
     try:
-        assert [s.name for s in plan.specs] == ["gateway-1", "gateway-2"]
+        assert [s.name for s in plan.specs] == ["gateway-1", "gateway-2", "gateway-spare"]
+        assert list(plan.facts.gateways) == ["gateway-1", "gateway-2"]
         assert all(s.overlaps and s.role == "gateway" for s in plan.specs)
         assert len({s.pass_fds for s in plan.specs}) == 1, "they share their sockets"
         told = json.loads((plan.run_dir / "gateway.json").read_text())

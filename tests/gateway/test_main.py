@@ -307,6 +307,42 @@ def test_a_process_inherits_serves_reloads_keys_and_drains_on_sigterm(tmp_path: 
         assert b"Traceback" not in err and b"Warning" not in err
 
 
+async def test_a_gateway_that_stands_by_accepts_from_its_signal_on(tmp_path: Path) -> None:
+    with bind("127.0.0.1", 0) as sock:
+        spec = GatewaySpec(
+            sockets=[SocketSpec(os.dup(sock.fileno()), "main")],
+            link_path=str(tmp_path / "l.sock"),
+            options=QUICK,
+        )
+        told: asyncio.Queue[bool] = asyncio.Queue()
+        task = asyncio.create_task(
+            run_gateway(spec, on_ready=lambda: told.put_nowait(True), standby=True)
+        )
+        async with asyncio.timeout(10):
+            await told.get()
+            asked = asyncio.create_task(asyncio.to_thread(ask, sock.getsockname()[1], "/healthz"))
+            await asyncio.sleep(0.2)
+            assert not asked.done()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert (await asked).startswith(b"HTTP/1.1 200 ")
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await task == 0
+        assert told.qsize() == 1, "once when it could, once when it did"
+
+
+async def test_a_gateway_that_stands_by_leaves_at_once_when_told(tmp_path: Path) -> None:
+    with bind("127.0.0.1", 0) as sock:
+        spec = GatewaySpec(
+            sockets=[SocketSpec(os.dup(sock.fileno()), "main")],
+            link_path=str(tmp_path / "l.sock"),
+            options=replace(QUICK, linger_s=30.0, drain_s=60.0),
+        )
+        stop = asyncio.Event()
+        stop.set()
+        async with asyncio.timeout(10):
+            assert await run_gateway(spec, stop=stop, standby=True) == 0
+
+
 def test_a_second_signal_does_not_wait_for_the_limit(tmp_path: Path) -> None:
     with bind("127.0.0.1", 0) as sock:
         spec = GatewaySpec(

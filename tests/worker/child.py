@@ -32,6 +32,7 @@ def main() -> int:
 
 def live(how: str, log: str, table: StepsTable | None) -> int:
     stopping: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda *_: say(log, "promoted"))
     if how == "hangup":
         signal.signal(signal.SIGHUP, lambda *_: say(log, "hangup-heard"))
     if how != "stubborn":

@@ -144,3 +144,21 @@ async def test_a_store_is_ready_when_its_probe_says_so_and_leaves_last(stage: St
         stage.events.clear()
         assert await stage.stop() == 0
         assert [e.name for e in stage.seen("exited")] == ["g", "w", "s"]
+
+
+async def test_a_gateway_that_stands_by_takes_the_place_of_one_that_dies(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "available_bytes", lambda: 1 << 40)
+    specs = [
+        stage.spec("ready", "g", role="gateway"),
+        stage.spec("ready", "g-spare", role="gateway", spare=True),
+    ]
+    async with ready(stage, *specs):
+        first, spare = (int(line.split()[1]) for line in stage.lines())
+        os.kill(first, signal.SIGKILL)
+        await stage.until(lambda: f"promoted {spare}" in stage.lines())
+        assert stage.seen("ready", "g")[-1].pid == spare, "it goes by the name of the dead one"
+        await stage.until(lambda: stage.seen("ready", "g-spare"))  # and there is a new spare
+        assert stage.lines()[-1].endswith("standby")
+        assert await stage.stop() == 0

@@ -12,6 +12,7 @@ from typing import Any
 from forebay.config import (
     declare,
     table_captions,
+    table_cluster,
     table_images,
     table_kernel,
     table_photos,
@@ -580,6 +581,7 @@ CHAT_API_KEY = declare.maybe_text(
 )
 
 PARTS = (
+    table_cluster,
     table_recognition,
     table_images,
     table_photos,

@@ -3,6 +3,7 @@
 The supervisor binds the listening sockets, writes a `GatewaySpec` and starts
 ``forebay _gateway SPECFILE``; the process inherits the sockets by number. On SIGTERM it
 drains (`leaving`). A second signal cuts at once. SIGHUP reads the keys again.
+One that stands by opens everything and accepts nothing until SIGUSR1.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -138,17 +139,24 @@ async def run_gateway(
     *,
     stop: asyncio.Event | None = None,
     on_ready: Callable[[], None] = lambda: None,
+    standby: bool = False,
 ) -> int:
     """Serve until SIGTERM, SIGINT or ``stop``, then drain. Returns the exit code.
-    ``on_ready`` is called when it accepts.
+    ``on_ready`` is called when it accepts, or with ``standby`` when it could: then it
+    accepts from SIGUSR1 on.
 
     Raises `CannotBoot` or `ConfigError` before anything listens. Signals are handled only
     where the event loop may (the main thread)."""
     async with AsyncExitStack() as stack:
         gateway = await _Gateway.open(spec, stack)
-        on_ready()
         signals = _Signals(gateway.reload_keys, stop)
         stack.callback(signals.close)
+        if standby:
+            on_ready()
+            if not await signals.accept():
+                return 0
+        await gateway.accept()
+        on_ready()
         await signals.stop.wait()
         await drain(gateway.ctx, gateway.server, spec.options, signals.hurry)
     log.info("gateway.stopped")
@@ -161,12 +169,14 @@ class _Signals:
     def __init__(self, on_hangup: Callable[[], None], stop: asyncio.Event | None) -> None:
         self.stop = stop or asyncio.Event()
         self.hurry = asyncio.Event()
+        self._promoted = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._held: list[int] = []
         for number, callback in (
             (signal.SIGTERM, self._on_stop),
             (signal.SIGINT, self._on_stop),
             (signal.SIGHUP, on_hangup),
+            (signal.SIGUSR1, self._promoted.set),
         ):
             try:
                 self._loop.add_signal_handler(number, callback)
@@ -174,6 +184,17 @@ class _Signals:
                 log.debug("signal.not_handled", number=int(number))
             else:
                 self._held.append(number)
+
+    async def accept(self) -> bool:
+        """Wait until this process is wanted; false when it was told to go before that."""
+        waits = [asyncio.ensure_future(e.wait()) for e in (self._promoted, self.stop)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        return not self.stop.is_set()
 
     def _on_stop(self) -> None:
         (self.hurry if self.stop.is_set() else self.stop).set()
@@ -186,7 +207,14 @@ class _Signals:
 class _Gateway:
     """The open parts of one process. What `open` has opened the stack closes, last first."""
 
-    def __init__(self, spec: GatewaySpec, ctx: GatewayContext, server: GatewayServer) -> None:
+    def __init__(
+        self,
+        spec: GatewaySpec,
+        ctx: GatewayContext,
+        server: GatewayServer,
+        sockets: Sequence[tuple[socket.socket, Personality]],
+    ) -> None:
+        self._sockets = sockets
         self.spec = spec
         self.ctx = ctx
         self.server = server
@@ -240,13 +268,18 @@ class _Gateway:
         server = GatewayServer(app, options, metrics, stock=spec.stock_protocols)
         stack.push_async_callback(server.close)
         server.gate.limit = raise_fd_limit(options)
-        await server.start(sockets)
-        ctx.ports = server.ports
-        gateway = cls(spec, ctx, server)
+        gateway = cls(spec, ctx, server, sockets)
         stack.callback(gateway.stop_warning)
-        gateway.warn_if_open(addresses)
-        log.info("gateway.ready", ports=ctx.ports, connections=server.gate.limit, id=gateway_id)
         return gateway
+
+    async def accept(self) -> None:
+        """From here on connections are taken."""
+        ctx, server = self.ctx, self.server
+        await server.start(self._sockets)
+        ctx.ports = server.ports
+        self.warn_if_open([str(sock.getsockname()[0]) for sock, _ in self._sockets])
+        connections = server.gate.limit
+        log.info("gateway.ready", ports=ctx.ports, connections=connections, id=ctx.gateway_id)
 
     def reload_keys(self) -> None:
         """Read the key file again; a damaged one leaves the old keys in force."""
@@ -346,6 +379,7 @@ def main(
     *,
     on_ready: Callable[[], None] = lambda: None,
     on_failed: Callable[[str], None] = lambda reason: None,
+    standby: bool = False,
 ) -> int:
     """Run the gateway process that the spec file at ``path`` describes. Returns its exit
     code: 0 after a drain, `EXIT_CANNOT_BOOT` with the reason in the log and told to
@@ -361,7 +395,7 @@ def main(
     telemetry.configure(level=spec.log_level, form=spec.log_format, process="gateway")
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(run_gateway(spec, on_ready=on_ready))
+            return runner.run(run_gateway(spec, on_ready=on_ready, standby=standby))
     except (CannotBoot, ConfigError) as error:
         stage = str(error.details.get("stage", "boot"))
         log.error("gateway.cannot_boot", stage=stage, reason=error.message)

@@ -22,7 +22,6 @@ from forebay.gateway.auth import Auth
 from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.notebooks import Notebooks
-from forebay.gateway.notebooks import Notebooks
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.rooms import Rooms
 from forebay.gateway.scribe import Scribe
@@ -121,8 +120,6 @@ class GatewayContext:
     recognition: RecognitionOptions = RecognitionOptions()
     photos: PhotoOptions = PhotoOptions()
     operations: OperationOptions = OperationOptions()
-    notebooks: Notebooks = field(default_factory=Notebooks)
-    """Notebooks whose cells this gateway remembers."""
     notebooks: Notebooks = field(default_factory=Notebooks)
     """Notebooks whose cells this gateway remembers."""
     under_way: Counter[str] = field(default_factory=Counter)

@@ -85,7 +85,7 @@ class Jail:
             argv += ["--tmpfs", place]
         argv += ["--ro-bind", str(BOOT), str(BOOT)]
         argv += ["--bind", str(work), HOME, "--bind", str(sockets), str(sockets), "--chdir", HOME]
-        argv += ["--clearenv"]
+        argv += ["--remount-ro", "/", "--clearenv"]  # the root is memory: nothing is kept there
         for name, value in environment.items():
             argv += ["--setenv", name, value]
         return [*argv, "--", *command]

@@ -12,13 +12,14 @@ __all__ = ["room_options", "room_settings"]
 
 def room_options(config: Config) -> RoomOptions:
     """Limits and manners of rooms at the gateway."""
+    ancestors: list[str] = config[captions.FRAME_ANCESTORS]
     return RoomOptions(
         per_s=config[captions.RATE_PER_S],
         burst=config[captions.BURST],
         previews_per_s=config[captions.PREVIEWS_PER_S],
         persist=config[captions.PERSIST],
         private=config[captions.PRIVATE],
-        frame_ancestors=tuple(config[captions.FRAME_ANCESTORS]),
+        frame_ancestors=tuple(ancestors),
         google_fonts=config[captions.GOOGLE_FONTS],
         ticket_s=config[captions.TICKET_S],
     )

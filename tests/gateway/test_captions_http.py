@@ -204,6 +204,14 @@ async def test_a_room_is_shown_exported_and_forgotten(tmp_path: Path) -> None:
         assert (await w.post(passphrase="another"))[0] == 200
 
 
+async def test_only_a_recognition_of_ones_own_can_be_led_into_a_room(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.post()
+        assert (await w.post("/api/rooms/talk/pipe"))[0] == 400
+        assert (await w.post("/api/rooms/talk/pipe", job="0" * 32))[0] == 404
+        assert (await w.post("/api/rooms/talk/pipe", job="0" * 32, passphrase="x"))[0] == 401
+
+
 async def test_reading_may_need_the_passphrase(tmp_path: Path) -> None:
     async with world(tmp_path, rooms=RoomOptions(private=True)) as w:
         await w.post()

@@ -41,6 +41,7 @@ from forebay.broker.local_workers import WorkerSide
 from forebay.broker.timers import CallLater, loop_call_later
 from forebay.core.events import Consumed, Ended, InputItem, OutputEvent, blobs_of
 from forebay.core.job import remaining_input
+from forebay.core.room import is_room
 from forebay.core.spec import (
     JobSpec,
     JobView,
@@ -192,6 +193,8 @@ class LocalBroker:
         record = self._core.pipes.get(pipe)
         if record is None:
             raise NotFound(f"no pipe {pipe}")
+        if is_room(record.spec.target):
+            return self._into_room(record, source_offset, ended)
         return self._intake.append_from_pipe(record, items, source_offset, ended)
 
     async def input_room(self, job: str) -> None:
@@ -261,17 +264,32 @@ class LocalBroker:
         core = self._core
         record = core.pipes.get(spec.id)
         if record is None:
-            source, target = self._entry(spec.source), self._entry(spec.target)
+            source = self._entry(spec.source)
+            target = None if is_room(spec.target) else self._entry(spec.target)
             record = PipeRecord(spec, IdentityFence(spec.copied))
             core.pipes[spec.id] = record
-            target.pipes.append(record)
+            if target is not None:
+                target.pipes.append(record)
             source.feeds.append(record)
-            if core.journal is not None and target.job.spec.durable:
+            durable = source.job if target is None else target.job
+            if core.journal is not None and durable.spec.durable:
                 core.journal.piped(spec, done=False)
-            if target.job.state == "cancelled":
+            if target is not None and target.job.state == "cancelled":
                 core.end(source, Ended(state="cancelled", message="what it fed is over"))
         self._carries(record, gateway)
         return record.spec
+
+    def _into_room(self, record: PipeRecord, source_offset: int, ended: bool) -> InputAck:
+        """What a pipe brought is in its room already, which knows how far it is; the record
+        is kept so that somebody goes on carrying it."""
+        if record.fence.check(source_offset) == "append":
+            record.spec = msgspec.structs.replace(record.spec, copied=source_offset)
+        record.done = record.done or ended
+        source = self._core.entries.get(record.spec.source)
+        durable = source is not None and source.job.spec.durable
+        if self._core.journal is not None and durable:
+            self._core.journal.piped(record.spec, done=record.done)
+        return InputAck(offset=0, client_pos=source_offset, units=0)
 
     def _carries(self, record: PipeRecord, gateway: str) -> None:
         source = self._core.entries.get(record.spec.source)

@@ -19,6 +19,7 @@ from forebay.core.job import (
     recover,
     remaining_input,
 )
+from forebay.core.room import is_room
 from forebay.core.stream import Stamper
 
 __all__ = ["Core"]
@@ -195,7 +196,8 @@ class Core(Dispatch):
         key = (spec.tenant, spec.dialect, spec.name)
         if self.names.get(key) == entry.id:
             del self.names[key]
-        for pipe in entry.pipes:
+        rooms = [pipe for pipe in entry.feeds if is_room(pipe.spec.target)]
+        for pipe in [*entry.pipes, *rooms]:
             self.pipes.pop(pipe.spec.id, None)
         self.used_bytes -= entry.accounted_bytes
         entry.accounted_bytes = 0

@@ -9,6 +9,7 @@ from forebay.broker.local_core import Core
 from forebay.broker.local_state import Entry, PipeRecord
 from forebay.core.events import Ended, blobs_of
 from forebay.core.job import Job, Phase
+from forebay.core.room import is_room
 from forebay.core.stream import IdentityFence, InputFence, StreamLog
 from forebay.errors import Fenced
 
@@ -27,12 +28,13 @@ def restore(core: Core, journal: Journal) -> None:
             raise journal.unusable(f"job {saved.spec.id}: {error.message}") from error
     for spec in journal.load_pipes():
         target, source = core.entries.get(spec.target), core.entries.get(spec.source)
-        if target is None or source is None:
+        if source is None or (target is None and not is_room(spec.target)):
             journal.piped(spec, done=True)
             continue
         record = PipeRecord(spec, IdentityFence(spec.copied), carried=False)
         core.pipes[spec.id] = record
-        target.pipes.append(record)
+        if target is not None:
+            target.pipes.append(record)
         source.feeds.append(record)
 
 

@@ -10,11 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from forebay.core.events import End, Ended, InputItem, OutputEvent, Text, TextDelta, size_of
+from forebay.core.events import (
+    Caption,
+    End,
+    Ended,
+    Final,
+    InputItem,
+    OutputEvent,
+    Partial,
+    Text,
+    TextDelta,
+    size_of,
+)
+from forebay.core.room import RoomItem
 from forebay.core.spec import JobView, PipeSpec
 from forebay.errors import BadRequest, ProtocolError
 
-__all__ = ["MAPS", "Copy", "PipeState"]
+__all__ = ["MAPS", "Copy", "PipeState", "RoomMap"]
+
+PREVIEW_CHARS = 2000
+"""Of a longer partial the newest part is shown."""
 
 COPY_BYTES = 16 * 1024
 """One append carries about this much, so that a full target is noticed between appends."""
@@ -43,6 +58,56 @@ def _speak(event: OutputEvent, units: int, seq: int) -> InputItem | None:
 
 
 MAPS: dict[str, PipeMap] = {"speak": _speak}
+
+
+def _shown(event: Partial | Final) -> str:
+    text = event.text.strip()
+    return text[-PREVIEW_CHARS:] if isinstance(event, Partial) else text
+
+
+class RoomMap:
+    """The pure map of a pipe into a room: ``captions`` or ``captions:NAME``, who then speaks.
+
+    Finals become captions, numbered by the source's offsets; the newest partial that no
+    final has replaced becomes a preview."""
+
+    __slots__ = ("user",)
+
+    def __init__(self, name: str) -> None:
+        kind, _, user = name.partition(":")
+        if kind != "captions":
+            raise BadRequest(f"no pipe map into a room is called {kind!r}, expected captions")
+        self.user = user or "speaker"
+
+    def items(
+        self, events: Sequence[OutputEvent], pipe: str, *, now_ms: int, stamp: str
+    ) -> tuple[Caption | None, list[RoomItem]]:
+        """What to show as a preview after, and to publish before, for these events."""
+        preview: Caption | None = None
+        items: list[RoomItem] = []
+        for event in events:
+            if not isinstance(event, Partial | Final) or not event.text.strip():
+                continue
+            caption = Caption(
+                user=self.user,
+                text=_shown(event),
+                timestamp=stamp,
+                created_ms=now_ms,
+                preview=isinstance(event, Partial),
+            )
+            if isinstance(event, Partial):
+                preview = caption
+                continue
+            preview = None
+            items.append(
+                RoomItem(
+                    client=f"pipe:{pipe}",
+                    seq=event.offset,
+                    settled=event.offset - 1,
+                    caption=caption,
+                )
+            )
+        return preview, items
 
 
 class PipeState:

@@ -49,6 +49,7 @@ __all__ = [
     "RoomSpec",
     "RoomView",
     "Writer",
+    "is_room",
     "room_id",
     "valid_room",
 ]
@@ -74,6 +75,11 @@ def valid_room(name: str) -> bool:
 def room_id(tenant: str, name: str) -> str:
     """What a tenant's room is called inside; no job is called so."""
     return f"room:{tenant}/{name}"
+
+
+def is_room(stream: str) -> bool:
+    """Whether a stream of this id is a room's."""
+    return stream.startswith("room:")
 
 
 class RoomSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,9 @@ from urllib.parse import parse_qs
 import msgspec
 
 from forebay.core.events import Caption
+from forebay.core.kinds import Kind
 from forebay.core.room import HISTORY_ITEMS, RoomView, room_id
+from forebay.core.spec import PipeSpec
 from forebay.dialects.captions import (
     Posted,
     answer_many,
@@ -36,10 +38,11 @@ from forebay.gateway.auth import PUBLIC, Principal, port_of
 from forebay.gateway.calls import read_body
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.crowd import Seat
+from forebay.gateway.pipes import carry_into_room
 from forebay.gateway.responses import Headers, Receive, Scope, Send, reply, reply_json
 from forebay.gateway.rooms import Answer, Place, Rooms, read_ticket, ticket_tenant, view_ticket
 from forebay.gateway.routes import Route
-from forebay.gateway.sse import KEEP_ALIVE, KEEPALIVE_S, SSE_HEADERS, position_of
+from forebay.gateway.sse import KEEP_ALIVE, KEEPALIVE_S, SSE_HEADERS, own_job, position_of
 from forebay.gateway.wire import LOW_WATER_BYTES, Wire
 
 __all__ = ["ROUTES", "query_of", "reader_tenant", "rooms_of", "take_post"]
@@ -380,6 +383,26 @@ async def drop_room(scope: Scope, receive: Receive, send: Send, ctx: GatewayCont
     await reply_json(send, {"status": "ok"})
 
 
+async def pipe_job(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    """``POST /api/rooms/R/pipe`` with ``job``, ``user_name`` and the passphrase: what that
+    recognition job hears is said in the room from its beginning on."""
+    found = await _owned(scope, receive, ctx)
+    if found is None:
+        return
+    rooms, view, fields = found
+    job, user = fields.get("job"), fields.get("user_name") or "speaker"
+    if not isinstance(job, str) or not isinstance(user, str) or len(user) > 64:
+        raise missing_fields()
+    source = await own_job(ctx, scope["forebay.tenant"], job)
+    if source.spec.kind is not Kind.RECOGNITION:
+        raise BadRequest(f"job {job[:32]} is {source.spec.kind}, expected recognition")
+    pipe = PipeSpec(
+        id=f"{job}>{view.spec.name}", source=job, target=view.spec.id, map=f"captions:{user}"
+    )
+    await carry_into_room(ctx.hub, rooms.broker, pipe)
+    await reply_json(send, {"status": "ok", "pipe": pipe.id})
+
+
 def _row(method: str, path: str, handler: Any, needs: str, **facts: Any) -> Route:
     return Route(method=method, path=path, handler=handler, needs=needs, errors="error", **facts)
 
@@ -401,4 +424,5 @@ ROUTES = [
     _row("GET", "/api/rooms/{room}/export", export_room, PUBLIC),
     _row("POST", "/api/rooms/{room}/ticket", make_ticket, "room:publish"),
     _row("POST", "/api/rooms/{room}/drop", drop_room, "room:publish"),
+    _row("POST", "/api/rooms/{room}/pipe", pipe_job, "room:publish", works=True),
 ]

@@ -223,21 +223,24 @@ class Crowd:
     def _write(self, caption: Caption, limit: int) -> int:
         """Give ``caption`` to everybody live; how many got it. Who cannot take a stored one
         falls behind from before it."""
-        written = 0
+        seated = 0
         full: list[Seat] = []
-        for face, seats in tuple(self._live.items()):
+        now = asyncio.get_running_loop().time()
+        for face, everybody in tuple(self._live.items()):
+            seats = [seat for seat in everybody if seat.previews or not caption.preview]
+            seated += len(seats)
             text = face.write(caption)
             frame = WebSocketWire.framed(text)
             for seat in seats:
                 wire = seat.wire
-                if wire.backlog() > limit:
+                if isinstance(wire, WebSocketWire):
+                    if not wire.offer(frame, limit, now):
+                        full.append(seat)
+                elif wire.backlog() > limit:
                     full.append(seat)
-                elif isinstance(wire, WebSocketWire):
-                    wire.put(frame)
-                    written += 1
                 else:
                     wire.send(text)
-                    written += 1
+        written = seated - len(full)
         if not caption.preview:
             for seat in full:
                 self._fall_behind(seat, self.head)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,15 +18,20 @@ from dataclasses import replace
 
 import structlog
 
+from forebay.broker.rooms import RoomBroker
 from forebay.core.events import Ended, OutputEvent, size_of
 from forebay.core.kinds import row
-from forebay.core.pipe import Copy, PipeState
+from forebay.core.pipe import Copy, PipeState, RoomMap
+from forebay.core.room import is_room
 from forebay.core.spec import JobView, PipeSpec
 from forebay.errors import ForebayError
 from forebay.gateway.hub import Hub, Reader
 from forebay.gateway.wire import LOW_WATER_BYTES
 
-__all__ = ["Carrier", "adopt", "adopting", "carry"]
+__all__ = ["Carrier", "RoomCarrier", "adopt", "adopting", "carry", "carry_into_room"]
+
+ROOM_BATCH = 64
+"""Events that go into a room with one call."""
 
 ADOPT_EVERY_S = 0.5
 """How often a gateway asks a shared broker for pipes whose gateway has died."""
@@ -174,6 +180,85 @@ def replace_offset(ended: Ended) -> Ended:
     )
 
 
+class RoomCarrier:
+    """One pipe into a room, carried until its source has ended.
+
+    Where it stands is the room's to know: what it brings is numbered by the source, and the
+    room drops what it has. So whoever takes it over reads the source from its beginning."""
+
+    def __init__(self, hub: Hub, rooms: RoomBroker, spec: PipeSpec, source: JobView) -> None:
+        self._hub = hub
+        self._rooms = rooms
+        self._spec = spec
+        self._map = RoomMap(spec.map)
+        self._wire = _Target()
+        self._queue: deque[OutputEvent] = deque()
+        self._busy = False
+        self._closed = False
+        self._reader: Reader = hub.open(
+            source.spec.id,
+            epoch=source.epoch,
+            after=source.first - 1,
+            encode=lambda event: (),
+            wire=self._wire,
+            row=replace(row(source.spec.kind), slow_reader_s=math.inf),
+            on_sent=self._take,
+            on_end=lambda ended: None,  # it went along as the last event
+            on_slow=lambda reader: None,
+            on_reset=self._lost,
+        )
+
+    def close(self) -> None:
+        self._closed = True
+        self._reader.close()
+        self._queue.clear()
+
+    def _take(self, event: OutputEvent) -> None:
+        self._queue.append(event)
+        self._wire.bytes += size_of(event)
+        if not self._busy and not self._closed:
+            self._busy = True
+            self._hub.spawn(self._run())
+
+    def _lost(self, error: ForebayError) -> None:
+        log.warning("pipe.source_lost", pipe=self._spec.id, code=error.code)
+        self.close()
+
+    async def _run(self) -> None:
+        try:
+            while self._queue and not self._closed:
+                await self._bring()
+        except ForebayError as error:
+            log.warning("pipe.stopped", pipe=self._spec.id, code=error.code)
+            self.close()
+        finally:
+            self._busy = False
+
+    async def _bring(self) -> None:
+        events = [self._queue.popleft() for _ in range(min(len(self._queue), ROOM_BATCH))]
+        now_ms = int(time.time() * 1000)
+        stamp = time.strftime("%H:%M:%S")
+        preview, items = self._map.items(events, self._spec.id, now_ms=now_ms, stamp=stamp)
+        room, last = self._spec.target, events[-1]
+        if items:
+            await self._rooms.publish(room, items)
+        if preview is not None:
+            await self._rooms.preview(room, preview)
+        self._wire.bytes -= sum(size_of(event) for event in events)
+        self._wire.drained()
+        if isinstance(last, Ended):
+            self._closed = True
+            await self._hub.broker.append_from_pipe(
+                self._spec.id, (), source_offset=last.offset, ended=True
+            )
+
+
+async def carry_into_room(hub: Hub, rooms: RoomBroker, spec: PipeSpec) -> RoomCarrier:
+    """Record a pipe from a job into a room and carry it from here."""
+    pipe = await hub.broker.pipe(spec, gateway=hub.gateway_id)
+    return RoomCarrier(hub, rooms, pipe, await hub.broker.status(pipe.source))
+
+
 async def carry(hub: Hub, spec: PipeSpec) -> Carrier:
     """Record a pipe between two jobs and carry it from here, whoever else is attached: a
     client that leaves and may come back finds all that was said meanwhile spoken."""
@@ -183,12 +268,16 @@ async def carry(hub: Hub, spec: PipeSpec) -> Carrier:
     return Carrier(hub, pipe, source, target)
 
 
-async def adopt(hub: Hub) -> list[Carrier]:
+async def adopt(hub: Hub) -> list[Carrier | RoomCarrier]:
     """Carry every pipe that nobody carries any more. Called at start and after a reap."""
-    carriers = []
+    carriers: list[Carrier | RoomCarrier] = []
     for pipe in await hub.broker.pipes(hub.gateway_id):
         try:
-            carriers.append(await carry(hub, pipe))
+            rooms: RoomBroker | None = getattr(hub.broker, "rooms", None)
+            if rooms is not None and is_room(pipe.target):
+                carriers.append(await carry_into_room(hub, rooms, pipe))
+            else:
+                carriers.append(await carry(hub, pipe))
         except ForebayError as error:
             log.warning("pipe.not_adopted", pipe=pipe.id, code=error.code)
     return carriers

@@ -86,12 +86,18 @@ class WebSocketWire:
         payload = data.encode("utf-8", "replace")
         return frame_header(TEXT, len(payload)) + payload
 
-    def put(self, frame: bytes) -> None:
-        """`send` of what `framed` has made."""
+    def offer(self, frame: bytes, limit_bytes: int, now: float) -> bool:
+        """`send` of what `framed` has made, unless more than ``limit_bytes`` are unsent: then
+        False. ``now``: the loop's time, read once for all. One who has gone takes anything."""
         protocol = self._p
-        if not protocol.gone:
-            protocol.moved = protocol.loop.time()
-            protocol.transport.write(frame)
+        if protocol.gone:
+            return True
+        transport = protocol.transport
+        if transport.get_write_buffer_size() > limit_bytes:
+            return False
+        protocol.moved = now
+        transport.write(frame)
+        return True
 
     def backlog(self) -> int:
         return 0 if self._p.disconnected else self._p.transport.get_write_buffer_size()

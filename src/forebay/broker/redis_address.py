@@ -9,11 +9,6 @@ from ipaddress import ip_address
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-
 from forebay.errors import ConfigError, StoreDown
 
 __all__ = ["RedisUrl", "find_master", "parse_url"]
@@ -113,6 +108,12 @@ async def find_master(url: RedisUrl, limit_s: float) -> tuple[str, int]:
     knows."""
     if not url.service:
         return url.hosts[0]
+    # Here and not above: every process reads a broker's URL, and few of them speak Redis.
+    from redis.asyncio.retry import Retry
+    from redis.asyncio.sentinel import Sentinel
+    from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError
+
     never = Retry(NoBackoff(), 0)
     sentinel: Any = cast(Any, Sentinel)(
         list(url.hosts), socket_timeout=limit_s, socket_connect_timeout=limit_s, retry=never

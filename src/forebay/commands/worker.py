@@ -15,7 +15,6 @@ from forebay.commands.common import settled
 from forebay.config import rows, table
 from forebay.core.kinds import Row
 from forebay.errors import ConfigError
-from forebay.node import Node
 from forebay.process import limit_memory
 from forebay.serve_store import PRIVATE, is_shared
 
@@ -56,6 +55,8 @@ def run(
     served = kind_of(kind)
     name, options = parse_engine(served, engine)
     if processes is not None:
+        from forebay.node import Node  # a supervisor: megabytes that each of its workers spares
+
         node = Node(config, broker, served, engine, slots=slots, model=model, blobs_dir=blobs_dir)
         return run_loop(node.serve(processes))
     row = _read_row(row_file) if row_file else rows(config)[served]

@@ -287,6 +287,20 @@ async def test_who_is_cancelled_hears_it_and_its_slot_is_free(
     assert (found["status"], found["error"]) == ("failed", "Task cancelled")
 
 
+async def test_a_deleted_result_is_gone(gateway: PhotoStand, client: Any) -> None:
+    made = await (await post(client, gateway, jpeg())).json()
+    await done(client, gateway, made["task_id"])
+    url = f"{gateway.url}/api/v1/tasks/{made['task_id']}"
+    async with client.delete(url) as deleted:
+        assert (await deleted.json())["message"] == "Task deleted"
+    for path in (f"status/{made['task_id']}", f"download/{made['task_id']}"):
+        async with client.get(f"{gateway.url}/api/v1/{path}") as response:
+            assert response.status == 404
+    async with client.delete(url) as again:
+        assert again.status == 404
+    assert (await ask(client, gateway, "/api/v1/tasks"))["total_tasks"] == 0
+
+
 # ------------------------------------------------------------------------------- refusals
 
 

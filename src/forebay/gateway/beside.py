@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from forebay.blobs import Blobs
-from forebay.core.events import InputItem, Sound
+from forebay.core.events import InputItem, Picture, Sound
 from forebay.errors import TooLarge
 
 __all__ = ["FILE_BYTES", "drop_beside", "goes_beside", "set_beside"]
@@ -41,5 +41,5 @@ async def set_beside(blobs: Blobs | None, item: InputItem, tenant: str) -> Input
 def drop_beside(blobs: Blobs | None, items: Iterable[InputItem]) -> None:
     """Forget the blobs of ``items``: their job is over, or never was."""
     for item in items:
-        if blobs is not None and isinstance(item, Sound) and item.blob:
+        if blobs is not None and isinstance(item, Sound | Picture) and item.blob:
             blobs.drop(item.blob)

@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 
+MAX_FORGOTTEN = 10_000
+"""Deleted jobs kept in mind; the oldest are then shown again until the store drops them."""
 LEAVE_SPREAD_MS = 2000
 """Clients of a gateway that leaves come back within so long, one a millisecond."""
 
@@ -157,6 +159,12 @@ class GatewayContext:
         """When a client that is sent away should come back: the more there are, the wider
         they are spread, so that the others are not met by all of them at once."""
         return random.randrange(1 + min(LEAVE_SPREAD_MS, len(self.drain_watchers)))
+
+    def forget(self, job: str) -> None:
+        """Its client deleted it: this gateway says no more of it. The newest are kept in mind."""
+        if len(self.forgotten) >= MAX_FORGOTTEN:
+            self.forgotten.pop(next(iter(self.forgotten)))
+        self.forgotten[job] = None
 
     def pool(self, kind: Kind, model: str = "") -> str:
         """The pool that serves ``model``, under that name or an alias, or the kind's first.

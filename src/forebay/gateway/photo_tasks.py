@@ -45,7 +45,7 @@ async def _view(scope: Scope, ctx: GatewayContext) -> JobView:
 async def _named(ctx: GatewayContext, tenant: str, task: str) -> JobView:
     """Raises `NotFound` for another tenant's task as for none at all."""
     view = await ctx.broker.find(tenant, words.DIALECT, task)
-    if view is None:
+    if view is None or view.spec.id in ctx.forgotten:
         raise NotFound("no such task", word="Task not found")
     return view
 
@@ -95,7 +95,10 @@ async def tasks(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext)
     found = [
         Standing.of(view, (), ctx.clock())
         for view in await ctx.broker.jobs(limit=MAX_LISTED)
-        if view.spec.dialect == words.DIALECT and view.spec.tenant == tenant and view.spec.name
+        if view.spec.dialect == words.DIALECT
+        and view.spec.tenant == tenant
+        and view.spec.name
+        and view.spec.id not in ctx.forgotten
     ]
     await reply_json(send, words.list_body(found))
 
@@ -210,6 +213,7 @@ async def delete(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     standing = await _standing(ctx, view)
     if standing.result is not None and ctx.blobs is not None:
         await asyncio.to_thread(ctx.blobs.drop, standing.result.blob)
+    ctx.forget(view.spec.id)
     await reply_json(send, {"message": "Task deleted"})
 
 

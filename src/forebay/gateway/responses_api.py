@@ -42,8 +42,6 @@ __all__ = ["ROUTES"]
 OPTIONS = CallOptions()
 AT_ONCE = CallOptions(hold_head_s=0)
 """For a response that has a name: how it ends is an event of its stream, never a status."""
-FORGOTTEN = 10_000
-"""Deleted responses that are remembered as such, until they are gone from the store."""
 PAGE = 256
 
 
@@ -141,9 +139,7 @@ async def delete(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     try:
         view = await _found(scope, ctx)
         await ctx.broker.cancel(view.spec.id, reason="client")
-        if len(ctx.forgotten) >= FORGOTTEN:
-            ctx.forgotten.pop(next(iter(ctx.forgotten)))
-        ctx.forgotten[view.spec.id] = None
+        ctx.forget(view.spec.id)
         response = _of(view)
         await reply_json(send, {"id": response.id, "object": "response", "deleted": True})
     except ForebayError as error:

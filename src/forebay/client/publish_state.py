@@ -28,6 +28,7 @@ BATCH = 64
 AHEAD = 64  # a server holds that many behind a hole: more would be given out of order
 PREVIEW_S = 1.0
 BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
+BUSY_S = 1.0  # at least, after a "too fast": then a good part of what waits is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +245,8 @@ class PublishState:
             return self._arrived(message, result)
         if status in (429, 503):
             self.counters.retried += 1
-            self.retry_at = max(self.retry_at, now + float(result.get("retry_after_s") or 0.5))
+            wait = max(BUSY_S, float(result.get("retry_after_s") or 0.0))
+            self.retry_at = max(self.retry_at, now + wait)
             again.append(message)
             return []
         again.append(Message(message.seq, {}, skip=True))  # for good: its number is given up

@@ -281,7 +281,7 @@ class _Flow:
             await asyncio.sleep(max(0.0, due_at - time.monotonic()))
             await self._open()
             if not data:
-                if self._writer.can_write_eof():
+                if self._writer.can_write_eof() and not self._writer.is_closing():
                     self._writer.write_eof()
                 return
             await self._send(data)

@@ -138,16 +138,14 @@ class Hub:
     ) -> Reader:
         """Read ``job`` from here to its end.
 
-        The caller has made this gateway watch the job (`GatewayBroker.submit` with
-        ``gateway``, or `attach`) and remains the one who detaches.
+        The caller has made this gateway watch the job and remains the one who detaches.
 
         after, mark: where to begin, one of the two (default: after offset 0). With ``mark``
             the first event may begin below it: ``encode`` trims it.
         encode: event -> frames for ``wire``, none or several. It must depend on the event
             and on constants only.
-        share: readers with equal ``share`` produce equal frames; each event is then encoded
-            once for all of them.
-        read: how to read it, for a stream that is no job's output, such as a room.
+        share: readers with equal ``share`` produce equal frames, encoded once for all.
+        read: how to read a stream that is no job's output, such as a room.
         on_end: the terminal event's frames have been handed to the wire; reader is closed.
         on_slow: the oldest event that could have left is ``row.slow_reader_s`` old; called
             once, reader is closed. What that means is ``row.slow``, the caller's to do.

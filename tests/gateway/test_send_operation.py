@@ -70,6 +70,14 @@ async def test_headers_are_those_a_stream_needs_and_no_others(gateway: Stand) ->
         assert harmful not in head
 
 
+async def test_a_connection_that_its_client_closes_is_not_promised_to_be_kept(
+    gateway: Stand,
+) -> None:
+    answer, events = await told(gateway, QUESTION, Connection="close")
+    assert answer.headers.getall("Connection") == ["close"]
+    assert events[-1]["type"] == "ok"
+
+
 async def test_the_first_line_does_not_wait_for_the_model(gateway: Stand) -> None:
     go_on = asyncio.Event()
 
@@ -191,7 +199,7 @@ async def test_text_waits_by_the_rule_and_never_past_its_deadline() -> None:
             yield TextDelta(text=f"{number} ")
         await go_on.wait()
 
-    options = OperationOptions(flush_interval_ms=50, flush_items=15, flush_cap=20)
+    options = OperationOptions(flush_interval_ms=500, flush_items=15, flush_cap=20)
     async with stand(operations=options) as gateway:
         gateway.text.script = bursts
         async with (
@@ -223,7 +231,7 @@ async def test_past_the_limit_operations_are_refused_with_a_time() -> None:
                 await first.content.readline()
                 answer, events = await told(gateway, asked("ping"))
                 assert answer.status == 503
-                assert answer.headers["Retry-After"] == "1"
+                assert answer.headers["Retry-After"] in ("1", "2")
                 assert "expected no more than 1" in events[0]["message"]
         async with asyncio.timeout(2):
             while (await told(gateway, asked("ping")))[0].status != 200:  # noqa: ASYNC110

@@ -8,9 +8,10 @@ with, at ``GET /send_operation/{stream}?after=ID``, and lines say their ``id``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 from urllib.parse import parse_qs
 
 from forebay.core.events import OutputEvent
@@ -142,7 +143,7 @@ def call_options(ctx: GatewayContext) -> CallOptions:
 
 async def send_operation(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
     """``POST /send_operation``."""
-    begun = ctx.clock()
+    begun, send = ctx.clock(), _honest(scope, send)
     try:
         async with _counted(ctx):
             body = await read_body(receive, BODY_BYTES)
@@ -174,7 +175,7 @@ async def _operate(
 
 async def come_back(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
     """``GET /send_operation/{stream}``: the lines after the one the client has."""
-    begun = ctx.clock()
+    begun, send = ctx.clock(), _honest(scope, send)
     try:
         async with _counted(ctx):
             job, after = scope["path_params"]["stream"], _position(scope)
@@ -187,6 +188,21 @@ async def come_back(scope: Scope, receive: Receive, send: Send, ctx: GatewayCont
             await answer_job(scope, receive, send, ctx, _surface, options, call, job, begun)
     except ForebayError as error:
         await _surface.refuse(send, error, request_id(scope))
+
+
+def _honest(scope: Scope, send: Send) -> Send:
+    """``send`` that does not promise to keep a connection which its client will close."""
+    asked = (header(scope, b"connection") or "").lower()
+    if "close" not in asked and scope.get("http_version") != "1.0":
+        return send
+
+    async def sent(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            kept = [pair for pair in message["headers"] if pair[0] != b"connection"]
+            message = {**message, "headers": kept}
+        await send(message)
+
+    return sent
 
 
 def _position(scope: Scope) -> int:

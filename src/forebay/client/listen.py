@@ -38,8 +38,6 @@ class ListenSession(Reconnecting):
     beyond. Other keywords go into `start`: ``language``, ``model``, ``partials``, ``queue``.
     A server that is full when the line comes back is asked again, after the wait it named."""
 
-    _worth_a_retry = (*Reconnecting._worth_a_retry, Refused)
-
     def __init__(
         self,
         url: str | Sequence[str],

@@ -38,6 +38,7 @@ class Reconnecting(ABC):
     _worth_a_retry: ClassVar[tuple[type[Exception], ...]] = (
         OSError,
         aiohttp.ClientError,
+        Refused,  # on coming back: wait as long as it says, and ask again
         UpstreamFailed,
     )
 

@@ -61,6 +61,7 @@ from forebay.errors import (
     NotFound,
     ResumeNotAvailable,
     StateLost,
+    StoreDown,
 )
 from forebay.gateway.beside import goes_beside, set_beside
 from forebay.gateway.context import GatewayContext
@@ -244,6 +245,14 @@ class Hold:
         except Fenced:
             number = self._attachment.number if self._attachment is not None else None
             return Superseded(number or 0)
+        except StoreDown as error:
+            if self._attachment is None:
+                return Refuse(error)
+            # Whether the last write landed is not known. Whoever comes back is told exactly
+            # what is stored, and the new attachment fences what may still be on its way.
+            log.info("session.sent_away", reason=error.code)
+            self._wire.close(1012, f"store down, retry_after_ms={self._ctx.retry_after_ms() + 500}")
+            return None
         except ForebayError as error:
             return Refuse(error)
         except Exception as error:  # noqa: BLE001 - the supervised boundary of one session
@@ -407,7 +416,10 @@ class Hold:
             self._unlisten = None
         if attachment is not None:
             await self._ctx.hub.flush_delivered()
-            await self._ctx.broker.detach(attachment)
+            try:
+                await self._ctx.broker.detach(attachment)
+            except StoreDown as error:  # the next attachment, or its time, ends this one
+                log.info("session.not_detached", job=attachment.job, code=error.code)
         return None
 
     _AWAITED: ClassVar[dict[type, Callable[[Any, Any], Awaitable[Fact]]]] = {

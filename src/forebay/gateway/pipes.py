@@ -24,7 +24,7 @@ from forebay.core.kinds import row
 from forebay.core.pipe import Copy, PipeState, RoomMap
 from forebay.core.room import is_room
 from forebay.core.spec import JobView, PipeSpec
-from forebay.errors import ForebayError
+from forebay.errors import ForebayError, StoreDown
 from forebay.gateway.hub import Hub, Reader
 from forebay.gateway.wire import LOW_WATER_BYTES
 
@@ -33,6 +33,7 @@ __all__ = ["Carrier", "RoomCarrier", "adopt", "adopting", "carry", "carry_into_r
 ROOM_BATCH = 64
 """Events that go into a room with one call."""
 
+STORE_DOWN_S = 0.3
 ADOPT_EVERY_S = 0.5
 """How often a gateway asks a shared broker for pipes whose gateway has died."""
 
@@ -132,7 +133,11 @@ class Carrier:
     async def _run(self) -> None:
         try:
             while self._queue and not self._closed:
-                await self._append(self._queue.popleft())
+                copy = self._queue.popleft()
+                try:
+                    await self._append(copy)
+                except StoreDown:  # said again later: a copy that landed is known by its number
+                    await asyncio.sleep(STORE_DOWN_S)
             if self._ended is not None and not self._closed:
                 await self._finish(self._ended)
         except ForebayError as error:
@@ -151,7 +156,13 @@ class Carrier:
             last = more.source_offset
         size = sum(size_of(item) for item in items)
         ended = self._ended is not None and not self._queue
-        ack = await broker.append_from_pipe(self._spec.id, items, source_offset=last, ended=ended)
+        try:
+            ack = await broker.append_from_pipe(
+                self._spec.id, items, source_offset=last, ended=ended
+            )
+        except StoreDown:
+            self._queue.appendleft(Copy(items, last))
+            raise
         self._wire.bytes -= size
         if ack.over:
             self._wire.over = True

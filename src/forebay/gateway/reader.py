@@ -18,7 +18,7 @@ from forebay.broker import GatewayPush, OutputPush
 from forebay.core.events import Audio, Ended, OutputEvent, size_of
 from forebay.core.flush import Cursor, Pace
 from forebay.core.kinds import Row, SlowRule
-from forebay.errors import ForebayError, StateLost
+from forebay.errors import ForebayError, StateLost, StoreDown
 from forebay.gateway.wire import LOW_WATER_BYTES, Wire
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ __all__ = [
 HOLD_BYTES = 256 * 1024
 """A reader that is behind holds at most this much (or one event); the rest stays in the broker."""
 HOLD_EVENTS = 64
+STORE_DOWN_S = 0.2
+"""How long a reader waits before it asks a store again that did not answer."""
 
 Frame = str | bytes
 Encode = Callable[[OutputEvent], Sequence[Frame]]
@@ -194,10 +196,12 @@ class Reader:
 
     def offer(self, push: OutputPush, shared: Shared | None = None) -> None:
         """Take a push: send it now if this reader is live, hold it, or only note the head."""
-        if self.closed or not push.events:
+        if self.closed:
             return
-        if push.epoch != self._epoch:
+        if push.epoch != self._epoch:  # perhaps without events: only to say so
             self._reset(StateLost(f"the output of job {self.job} was lost by the store"))
+            return
+        if not push.events:
             return
         first, last = push.events[0].offset, push.events[-1].offset
         self._at.arrived(first, last, self._hub.clock())
@@ -317,6 +321,8 @@ class Reader:
         head = self._at.head
         try:
             events = await self._read()
+        except StoreDown:
+            await asyncio.sleep(STORE_DOWN_S)  # the stream is where it was: it is read again
         except ForebayError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - the supervised boundary of one reader

@@ -90,6 +90,7 @@ async def redis_loss(options: Options) -> Sequence[Check]:
                   told == len(live)),
             Check("told after", f"{told_s:.2f} s", "<= 3 s", told_s <= 3),
             Check("hanging sessions", str(hung), "0", hung == 0),
+            Check("ended", said(Counter(o.ended or "nothing" for o in outcomes))),
             *history(outcomes, whole=False),
         ]  # fmt: skip
 

@@ -236,6 +236,8 @@ class User:
             return None
         ack: dict[str, Any] = msgspec.json.decode(message.data)
         if ack.get("type") != "start_ack":
+            if self.plan.patient and ack.get("retry_after_s") is not None:
+                raise ConnectionResetError("refused for now")
             self._fail(str(ack.get("code", "no_start_ack")))
             return None
         return ack

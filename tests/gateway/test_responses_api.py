@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -166,6 +167,59 @@ async def test_a_background_answer_goes_on_alone_and_is_read_from_any_position(
     whole: list[Any] = [e async for e in await sdk.responses.retrieve(response.id, stream=True)]
     assert [e.sequence_number for e in whole] == numbers
     assert whole[-1].response.output_text == "".join(WORDS)
+
+
+async def test_another_gateway_goes_on_where_the_first_one_stopped(gateway: Stand) -> None:
+    """Two gateways on one broker; the answer is begun at one, read on and stopped at the other."""
+    gateway.text.script = halting = Halting()
+    options, metrics = GatewayOptions(), GatewayMetrics()
+    async with Hub(gateway.broker, "g2", asyncio.get_running_loop().time) as hub:
+        ctx = GatewayContext(
+            broker=gateway.broker, hub=hub, gateway_id="g2", metrics=metrics, options=options,
+            auth=Auth(options),
+        )  # fmt: skip
+        server = GatewayServer(GatewayApp(ctx, routes()), options, metrics)
+        await server.start([(socket.create_server(("127.0.0.1", 0)), MAIN)])
+        other = f"http://127.0.0.1:{server.ports['main']}"
+        try:
+            async with (
+                openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x") as one,
+                openai.AsyncOpenAI(base_url=f"{other}/v1", api_key="x") as two,
+                aiohttp.ClientSession() as http,
+            ):
+                begun = await one.responses.create(
+                    model="tiny", input="x", stream=True, background=True
+                )
+                seen: list[Any] = []
+                async for event in begun:
+                    seen.append(event)
+                    if len(seen) == 9:
+                        break
+                job = seen[0].response.id
+                halting.go_on.set()
+                rest: list[Any] = [
+                    e
+                    async for e in await two.responses.retrieve(
+                        job, stream=True, starting_after=seen[-1].sequence_number
+                    )
+                ]
+                await begun.close()
+                question = {"notebook_id": "n", "operation": {
+                    "type": "user_question", "payload": {"QId": "q"}}}  # fmt: skip
+                head = {"X-Forebay-Stream": "new"}
+                url = f"{gateway.url}/send_operation"
+                async with http.post(url, json=question, headers=head) as answer:
+                    name = answer.headers["X-Forebay-Stream"]
+                    first = [await answer.content.readline() for _ in range(4)]
+                after = json.loads(first[-1])["id"]
+                async with http.get(f"{other}/send_operation/{name}?after={after}") as answer:
+                    lines = [*first, *[line async for line in answer.content if line.strip()]]
+        finally:
+            await server.close()
+    deltas = [e.delta for e in (*seen, *rest) if e.type == "response.output_text.delta"]
+    assert deltas == WORDS
+    content = [json.loads(line)["data"].get("payload", {}).get("content", "") for line in lines]
+    assert "".join(content) == "".join(WORDS)
 
 
 async def test_a_background_answer_is_polled_cancelled_and_deleted(

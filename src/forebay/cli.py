@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from forebay import __version__, cli_photos, cli_text
+from forebay import __version__, cli_captions, cli_photos, cli_text
 from forebay.errors import CannotBoot, ConfigError, ForebayError, MissingEngine
 
 __all__ = ["app", "main"]
@@ -43,6 +43,7 @@ for _name, _group in (
     app.add_typer(_group, name=_name)
 cli_text.register(bench_app, models_app)
 cli_photos.register(app, bench_app)
+cli_captions.register(app)
 
 ConfigFile = Annotated[
     Path | None,

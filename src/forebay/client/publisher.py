@@ -124,8 +124,8 @@ class CaptionPublisher:
 
     # -------------------------------------------------------------- for any thread
 
-    def send(self, text: str, *, preview: bool = False, **fields: Any) -> None:
-        """Queue one caption and return. ``fields``: ``timestamp``, ``user_name`` or style for
+    def send(self, text: str, *, preview: bool = False, **fields: Any) -> int:
+        """Queue one caption and return at once: its number, 0 for a preview. ``fields``: ``timestamp``, ``user_name`` or style for
         this one. Raises `BadRequest` for text that is empty or over 2,000 characters, and
         `ForebayError` after `close`."""
         text = text.strip()
@@ -138,11 +138,11 @@ class CaptionPublisher:
         with self._lock:
             if preview:
                 self._state.preview(body, time.monotonic())
-            else:
-                self._queue(body)
+            seq = 0 if preview else self._queue(body)
         self._nudge()
+        return seq
 
-    def _queue(self, body: dict[str, Any]) -> None:
+    def _queue(self, body: dict[str, Any]) -> int:
         if self._state.counters.queued >= self._max_messages:
             dropped = self._state.drop_oldest()
             if dropped is not None and self._box is not None:
@@ -150,11 +150,17 @@ class CaptionPublisher:
         message = self._state.final(body)
         if self._box is not None:
             self._box.put(message)
+        return message.seq
 
     @property
     def status(self) -> PublisherStatus:
         with self._lock:
             return replace(self._status, counters=replace(self._state.counters))
+
+    @property
+    def client_id(self) -> str:
+        """Who sends, as readers of a Forebay room see it: the same for the outbox's life."""
+        return self._state.client_id
 
     def retry(self) -> None:
         """Try again now, also after ``refused``."""

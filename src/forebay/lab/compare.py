@@ -93,7 +93,9 @@ async def _ask(http: aiohttp.ClientSession, name: str, options: Options) -> Side
                     headers=bearer(options.key),
                 )
             )
-    except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
+    except ValueError as exc:
+        return Side(name, answers, str(exc))
+    except (aiohttp.ClientError, TimeoutError) as exc:
         return Side(name, answers, f"{type(exc).__name__}: {exc}")
     return Side(name, answers)
 

@@ -215,6 +215,14 @@ def _delta(event: Mapping[str, Any]) -> str:
     return text
 
 
+def _reason(body: str) -> str:
+    """What a server says of a refusal: its message, or the beginning of whatever it is."""
+    try:
+        return str(msgspec.json.decode(body)["error"]["message"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return body[:300]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One answer of one model. ``tokens``: as the server counted, or pieces."""
@@ -246,7 +254,7 @@ async def ask_chat(
     url = f"{base}/v1/chat/completions"
     async with http.post(url, json=body, headers=dict(headers)) as answer:
         if answer.status != 200:
-            raise ValueError(f"{answer.status}: {(await answer.text())[:300]}")
+            raise ValueError(f"{answer.status}: {_reason(await answer.text())}")
         async for event in _sse(answer):
             if "error" in event:
                 raise ValueError(str(event["error"].get("message")))

@@ -11,6 +11,7 @@ from homes import Home, MakeHome
 
 from forebay.broker import GonePush, OutputPush, PreviewPush
 from forebay.broker.local import Settings
+from forebay.broker.local_rooms import BACK_S
 from forebay.broker.rooms import RoomSettings
 from forebay.core.events import Caption
 from forebay.core.room import (
@@ -291,7 +292,9 @@ async def test_what_was_held_goes_on_after_a_restart_although_nobody_sends(tmp_p
     crash(home)
     home = Home(journal_dir=tmp_path)
     await home.broker.rooms.watch_room(ROOM, "g1")
-    await home.advance(HOLD_S + 0.01)
+    await home.advance(HOLD_S)
+    assert pushed(home) == []
+    await home.advance(BACK_S + 0.01)
     assert pushed(home) == ["2"]
     crash(home)
     home = Home(journal_dir=tmp_path)

@@ -33,6 +33,8 @@ __all__ = ["LocalRooms"]
 
 REAP_S = 600.0
 """Old captions and rooms that nobody needs are looked for so often, while there are rooms."""
+BACK_S = 2.0
+"""After a restart what is held waits so much longer: its senders have to find us again."""
 RETRY_S = 1.0
 """Held messages that the journal could not take are tried again after so long."""
 
@@ -270,7 +272,7 @@ class LocalRooms:
     def _restore(self, saved: SavedRoom) -> None:
         now = self._base.clock()
         for writer in saved.writers.values():
-            writer.since = dict.fromkeys(writer.held, now)
+            writer.since = dict.fromkeys(writer.held, now + BACK_S)
         room = Room(
             saved.spec,
             saved.epoch,

@@ -9,7 +9,7 @@ Promises that hold for every implementation:
 * *Publish* answers after the messages are in the store (a persistent room's: written down).
   The events it appends, what they release and the writers' new state are one step.
 * *Held* messages are as durable as appended ones and leave at the latest `core.room.HOLD_S`
-  after they came, whether or not anybody calls again, also after a restart.
+  after they came, whether or not anybody calls again, also after a restart (then a little later).
 * *Previews* are pushed and forgotten: no number, no store, no replay.
 * *Push* is a hint in order per room; the stream is the truth.
 * A room that was dropped, or lost, comes back only under a new epoch.

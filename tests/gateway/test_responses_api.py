@@ -238,6 +238,41 @@ async def test_a_background_answer_is_polled_cancelled_and_deleted(
         await sdk.responses.retrieve(begun.id)
 
 
+async def test_a_chat_with_a_handle_goes_on_and_is_read_where_it_stopped(
+    gateway: Stand, sdk: openai.AsyncOpenAI
+) -> None:
+    gateway.text.script = halting = Halting()
+    messages: Any = [{"role": "user", "content": "x"}]
+    body = {"messages": messages, "stream": True}
+    async with aiohttp.ClientSession() as http:
+        head = {"X-Forebay-Stream": "new"}
+        url = f"{gateway.url}/v1/chat/completions"
+        async with http.post(url, json=body, headers=head) as answer:
+            job, place, text = answer.headers["X-Forebay-Job"], "", ""
+            async for raw in answer.content:
+                line = raw.decode().strip()
+                if line.startswith("id: "):
+                    place = line[4:]
+                elif line.startswith("data: "):
+                    text += json.loads(line[6:])["choices"][0]["delta"]["content"]
+                    if text.endswith("w7 "):
+                        break
+            answer.close()
+        halting.go_on.set()
+        events = f"{gateway.url}/v1/jobs/{job}/events"
+        async with http.get(events, headers={"Last-Event-ID": place}) as answer:
+            async for raw in answer.content:
+                line = raw.decode().strip()
+                if line.startswith("data: "):
+                    text += json.loads(line[6:]).get("text") or ""
+    assert text == "".join(WORDS)
+    stream = await sdk.chat.completions.create(
+        model="tiny", messages=messages, stream=True, extra_headers=head
+    )
+    whole = [chunk.choices[0].delta.content or "" async for chunk in stream]
+    assert "".join(whole) == "".join(WORDS)
+
+
 async def test_leaving_a_plain_answer_stops_the_model(
     sdk: openai.AsyncOpenAI, gateway: Stand
 ) -> None:

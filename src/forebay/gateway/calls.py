@@ -8,6 +8,7 @@ which is a cancel unless the call gave its client a handle to come back with (``
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import msgspec
 import structlog
@@ -56,16 +57,21 @@ async def serve_call(
     ctx: GatewayContext,
     surface: Surface,
     options: CallOptions,
+    *,
+    detach_s: float = 0.0,
 ) -> None:
     """Answer one request, whole. Never raises for what a client or a model did.
 
-    Cancelling this cancels the job."""
+    Cancelling this cancels the job. ``detach_s``: how long a streamed answer outlives its
+    client; 0 makes leaving a cancel."""
     begun = ctx.clock()
     try:
         body = await read_body(receive, options.body_bytes)
         if body is None:
             return
         call = surface.parse(body)
+        if call.stream and detach_s:
+            call = replace(call, detach_s=detach_s)
     except ForebayError as error:
         await surface.refuse(send, error, request_id(scope))
         return

@@ -67,7 +67,9 @@ class Delivery:
         self._first_sent = False
         self._slow = False
         model = call.model or view.spec.pool.partition("/")[2]
-        self._ident = Ident(job=view.spec.id, created=int(time.time()), model=model)
+        self._ident = Ident(
+            job=view.spec.id, created=int(time.time()), model=model, epoch=view.epoch
+        )
 
     async def run(self, scope: Scope, receive: Receive) -> None:
         """Answer, to the end of the job or until the client has gone."""

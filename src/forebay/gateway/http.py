@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from forebay.core.events import OutputEvent
+from forebay.core.kinds import Kind
 from forebay.dialects import openai_chat, openai_models, openai_speech
+from forebay.dialects.job_events import position_id
 from forebay.dialects.openai_common import Call
 from forebay.errors import ForebayError
+from forebay.gateway.access import header
 from forebay.gateway.calls import (
     CallOptions,
     Collector,
@@ -67,12 +70,23 @@ class _Chat(Surface):
 
     def encoder(self, call: Call, ident: Ident) -> Callable[[OutputEvent], Sequence[bytes]]:
         options = call.request.stream_options
-        return openai_chat.ChunkEncoder(
+        encode = openai_chat.ChunkEncoder(
             id=f"chatcmpl-{ident.job}",
             created=ident.created,
             model=ident.model,
             include_usage=options is not None and options.include_usage,
         ).encode
+        if not call.detach_s:
+            return encode
+
+        def placed(event: OutputEvent) -> Sequence[bytes]:
+            frames = list(encode(event))
+            if frames:  # only the last has the position: who got a part gets all of it again
+                where = position_id(ident.epoch, event.offset).encode()
+                frames[-1] = b"id: " + where + b"\n" + frames[-1]
+            return frames
+
+        return placed
 
     def collector(self, call: Call, ident: Ident) -> Collector:
         return _WholeChat(ident)
@@ -112,7 +126,11 @@ _chat, _speech = _Chat(), _Speech()
 
 
 async def chat_completions(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
-    await serve_call(scope, receive, send, ctx, _chat, DEFAULTS)
+    """With the header ``X-Forebay-Stream`` leaving is not a cancel, and the stream says
+    positions to come back with, at ``/v1/jobs/{job}/events``."""
+    handled = header(scope, b"x-forebay-stream") is not None
+    detach_s = ctx.rows[Kind.TEXT].detach_s if handled else 0.0
+    await serve_call(scope, receive, send, ctx, _chat, DEFAULTS, detach_s=detach_s)
 
 
 async def audio_speech(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:

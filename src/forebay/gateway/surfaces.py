@@ -44,11 +44,12 @@ class CallOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ident:
-    """What an answer is called. ``created``: seconds since 1970."""
+    """What an answer is called. ``created``: seconds since 1970. ``epoch``: of its output."""
 
     job: str
     created: int
     model: str
+    epoch: str = ""
 
 
 class Collector(Protocol):

@@ -26,7 +26,7 @@ import msgspec
 import psutil
 
 from forebay.lab.chaos import NotRun
-from forebay.store import StoreFiles, is_up, write_store
+from forebay.store import StoreFiles, find_server, is_up, write_store
 
 __all__ = ["SPEECH", "Cluster", "Server", "Store", "around", "commands", "until"]
 
@@ -35,6 +35,11 @@ START_S = 60.0
 STOP_S = 20.0
 SPEECH = "synthetic:rtf=0.1,unit_ms=10,latency_ms=5,slots=400"
 """A voice that is always ahead of its typist: what is heard is what the machinery delays."""
+_BECOME = (
+    *(sys.executable, "-S", "-E", "-c"),
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])",
+)
+"""A program that ends with us, whatever happens to us (Linux), and starts without delay."""
 _STARTED = re.compile(r"starting on (http://[^/\s]+)/")
 
 
@@ -136,7 +141,7 @@ class Store:
             self.files = write_store(self._folder, persist=self._persist, settings=self._settings)
         files = self.files
         self.process = subprocess.Popen(  # noqa: ASYNC220 - forks at once, waits for nothing
-            [*FOREBAY, "_store", str(files.config), "--parent", str(os.getpid())],
+            [*_BECOME, str(find_server()), str(files.config)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

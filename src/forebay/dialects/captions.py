@@ -227,7 +227,8 @@ def parse_message(fields: Mapping[str, Any], client: str, *, now_ms: int, stamp:
         if not seq:
             raise BadRequest("skip needs a seq")
         return Message(seq=seq)
-    user, text = _bounded(fields, "user_name", USER_CHARS), _bounded(fields, "text", TEXT_CHARS)
+    user = " ".join(_bounded(fields, "user_name", USER_CHARS).split())
+    text = _bounded(fields, "text", TEXT_CHARS)
     if not user or not text:
         raise missing_fields()
     preview = _yes(fields.get("is_preview"))
@@ -235,7 +236,7 @@ def parse_message(fields: Mapping[str, Any], client: str, *, now_ms: int, stamp:
     caption = Caption(
         user=user,
         text=text,
-        timestamp=_bounded(fields, "timestamp", STAMP_CHARS) or stamp,
+        timestamp=" ".join(_bounded(fields, "timestamp", STAMP_CHARS).split()) or stamp,
         created_ms=now_ms,
         client=f"{client}#{named}" if named else client if preview else "",
         preview=preview,

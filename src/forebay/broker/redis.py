@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -47,11 +47,20 @@ from forebay.core.events import Ended, InputItem, OutputEvent
 from forebay.core.job import remaining_input
 from forebay.core.kinds import Kind, Row
 from forebay.core.spec import JobSpec, JobView, PipeSpec, PoolView, QueuePlace, WorkerView
-from forebay.errors import BadRequest, ForebayError, ModelNotFound, ResumeNotAvailable
+from forebay.errors import (
+    BadRequest,
+    ForebayError,
+    ModelNotFound,
+    NotFound,
+    ResumeNotAvailable,
+    StateLost,
+)
 
 __all__ = ["RedisBroker", "RedisOptions", "open_gateway_broker"]
 
 REFRESH_S = 1.0
+COMPARE_PAGE = 500
+LOST_KEPT = 10_000
 ROOM_AGAIN_S = 1.0
 """A word that there is room again may be lost; then it is asked for."""
 
@@ -69,6 +78,7 @@ _refusal = decoder(Refusal)
 _letter = decoder(Letter)
 _state = decoder(ShardState)
 _heads = decoder(list[Any])
+_lost = decoder(list[bool])
 
 
 async def open_gateway_broker(
@@ -108,10 +118,15 @@ class RedisBroker:
         self._closed = False
         self._rooms: dict[str, list[asyncio.Future[None]]] = {}
         self._appends = 0
+        self._lost: dict[str, None] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stale = asyncio.Event()
         self._follower = Follower(
-            self._read_page, self._ask_heads, on_room=self._room, on_state=self._stale.set
+            self._read_page,
+            self._ask_heads,
+            on_room=self._room,
+            on_state=self._stale.set,
+            on_lost=self._noticed,
         )
         self._store = Store(
             url,
@@ -134,7 +149,7 @@ class RedisBroker:
         await self.refresh()
         if self._options.keep_time:
             loop = asyncio.get_running_loop()
-            self._tasks = [
+            self._tasks += [
                 loop.create_task(self._every(self.tick, None), name="redis-tick"),
                 loop.create_task(self._every(self.look, 0.1), name="redis-look"),
                 loop.create_task(self._refreshing(), name="redis-refresh"),
@@ -145,6 +160,54 @@ class RedisBroker:
         again, self._server = self._server, server
         if again.run_id and again != server:
             await prepare(self._url, self._options)
+        await self._store.call("arrive", {"server": server.word}, first=True)
+        if again.run_id:
+            await self._compare(changed=again != server)
+            for gateway in self._follower.names:
+                await self._store.call("heads", {"gateway": gateway, "jobs": []}, first=True)
+            self._stale.set()
+            self._spawn(self._follower.look(everything=True))
+
+    async def _compare(self, *, changed: bool) -> None:
+        """What was followed here, held beside what is there now; then lost pushes."""
+        if changed:
+            cursors = self._follower.cursors()
+            names = list(cursors)
+            for start in range(0, len(names), COMPARE_PAGE):
+                page = names[start : start + COMPARE_PAGE]
+                streams = [
+                    [job, cursors[job].epoch, cursors[job].offset, cursors[job].attempt]
+                    for job in page
+                ]
+                answer = await self._store.call("compare", {"streams": streams}, first=True)
+                for job, lost in zip(page, _lost(answer), strict=True):
+                    if lost:
+                        self._lose(job)
+        await self._store.compared(self._follower.names)
+
+    def _noticed(self, job: str) -> None:
+        """A head below what was pushed, or none at all."""
+        self._lost[job] = None
+        while len(self._lost) > LOST_KEPT:
+            del self._lost[next(iter(self._lost))]
+        log.warning("stream.lost", job=job)
+
+    def _lose(self, job: str) -> None:
+        """The store lost this stream: who reads it is told now, who feeds it when it does."""
+        self._noticed(job)
+        self._follower.lost(job)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._quietly(work), name="redis-look")
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
+
+    @staticmethod
+    async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except ForebayError as error:
+            log.debug("store.not_asked", what="look", reason=error.message)
 
     async def _every(self, do: Callable[[], Awaitable[float | None]], wait_s: float | None) -> None:
         while True:
@@ -367,7 +430,12 @@ class RedisBroker:
         request |= {"job": job, "number": attachment, "rid": f"{self._name}:{self._appends}"}
         request |= {} if client_pos is None else {"pos": client_pos}
         request |= {} if units is None else {"units": units}
-        return self._acked(await self._store.call("append", request, *blobs, again=True))
+        try:
+            return self._acked(await self._store.call("append", request, *blobs, again=True))
+        except NotFound:
+            if job in self._lost:
+                raise StateLost(f"the store lost job {job}") from None
+            raise
 
     async def append_from_pipe(
         self, pipe: str, items: Sequence[InputItem], *, source_offset: int, ended: bool = False
@@ -430,9 +498,10 @@ class RedisBroker:
         try:
             events: list[OutputEvent] = _events(await self._store.call(op, request, again=True))
         except ResumeNotAvailable as error:
-            if error.details.get("reason") == "unknown" and self._follower.known(job):
-                # It was there and had not ended: the store lost it.
-                self._follower.end(job)
+            unknown = error.details.get("reason") == "unknown"
+            if unknown and (job in self._lost or self._follower.known(job)):
+                # It was there and had not ended.
+                self._lose(job)
                 raise ResumeNotAvailable(
                     f"the store lost the stream of job {job}", reason="state_lost"
                 ) from None
@@ -483,9 +552,10 @@ class RedisBroker:
         if self._closed:
             return
         self._closed = self._draining = True
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for gateway in self._follower.names:
             try:
                 await self._store.call("leave", {"gateway": gateway})

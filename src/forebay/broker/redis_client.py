@@ -16,7 +16,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import hiredis
@@ -33,8 +33,15 @@ DEADLINE_S = 1.0
 """No call takes longer, whatever the server does."""
 
 RETRY_FIRST_S, RETRY_MOST_S = 0.02, 0.5
+COMPARE_AGAIN_S, COMPARE_TRIES = 0.02, 100
 WAITING_MOST = 50_000
 """Calls that may wait for an answer at once."""
+
+READS = frozenset(
+    "status find read mark heads state room jobs letter control input rejoin tick room_view "
+    "room_list room_load room_read room_members".split()
+)
+"""Calls that change nothing anybody relies on: they wait for no replica."""
 
 _MORE = object()
 _pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
@@ -52,12 +59,28 @@ class Server(msgspec.Struct, frozen=True):
     run_id: str = ""
     replid: str = ""
 
+    @property
+    def word(self) -> str:
+        return f"{self.run_id}/{self.replid}"
+
 
 class _Call:
-    __slots__ = ("again", "done", "held", "packed", "since")
+    __slots__ = ("again", "done", "held", "kept", "packed", "sent", "since", "writes")
 
-    def __init__(self, packed: bytes, done: Done, since: float, again: bool) -> None:
-        self.packed, self.done, self.since, self.again = packed, done, since, again
+    def __init__(
+        self,
+        packed: bytes,
+        done: Done,
+        since: float,
+        *,
+        again: bool = False,
+        kept: bool = False,
+        writes: bool = False,
+    ) -> None:
+        self.writes = writes
+        self.packed, self.done, self.since = packed, done, since
+        self.again, self.kept = again, kept
+        self.sent = since
         self.held: list[tuple[Done, Any]] | None = None  # answers that wait for a replica
 
 
@@ -95,7 +118,7 @@ class Store:
     """A connection that is kept, and the calls on it.
 
     ``on_push`` takes (channel, message). ``on_up(server)`` is awaited on every new connection
-    before waiting calls go out; ``on_down()`` is called when it has ended. ``wait_replicas``:
+    before waiting calls go out. ``wait_replicas``:
     an answer counts when so many replicas have what was written (0: do not ask).
     """
 
@@ -106,8 +129,7 @@ class Store:
         *,
         channels: Callable[[], list[str]],
         on_push: Callable[[bytes, bytes], None],
-        on_up: Callable[[Server], Any],
-        on_down: Callable[[], None] = lambda: None,
+        on_up: Callable[[Server], Awaitable[None]],
         deadline_s: float = DEADLINE_S,
         wait_replicas: int = 0,
     ) -> None:
@@ -116,7 +138,6 @@ class Store:
         self._channels = channels
         self._on_push = on_push
         self._on_up = on_up
-        self._on_down = on_down
         self._deadline_s = deadline_s
         self._wait = wait_replicas
         self._loop = asyncio.get_running_loop()
@@ -136,11 +157,12 @@ class Store:
     # ---------------------------------------------------------------------- calling
 
     def call(
-        self, op: str, request: Any, *blobs: bytes | str, again: bool = False
+        self, op: str, request: Any, *blobs: bytes | str, again: bool = False, first: bool = False
     ) -> asyncio.Future[Any]:
         """Call the function ``op``; the future has its answer or its error.
 
-        ``again``: calling twice is calling once, so it may outlive a connection."""
+        ``again``: calling twice is calling once, so it may outlive a connection. ``first``:
+        inside ``on_up`` only, before everything that waits for it."""
         future: asyncio.Future[Any] = self._loop.create_future()
 
         def done(answer: Any) -> None:
@@ -151,15 +173,35 @@ class Store:
             else:
                 future.set_result(answer)
 
-        self.post(op, request, *blobs, done=done, again=again)
+        if first:
+            command = ("FCALL", FUNCTION + op, 1, self._prefix, _encode(request), *blobs)
+            self._write(_Call(_pack(command), done, time.monotonic()))
+            self._watch_over()
+        else:
+            self.post(op, request, *blobs, done=done, again=again)
         return future
 
     def post(
-        self, op: str, request: Any, *blobs: bytes | str, done: Done, again: bool = False
+        self,
+        op: str,
+        request: Any,
+        *blobs: bytes | str,
+        done: Done,
+        again: bool = False,
+        kept: bool = False,
     ) -> None:
-        """The same without a future: ``done`` is called in the loop."""
+        """The same without a future: ``done`` is called in the loop. ``kept``: what may be
+        said twice and must be said; it waits for a connection however long that takes."""
         command = ("FCALL", FUNCTION + op, 1, self._prefix, _encode(request), *blobs)
-        self._send(_Call(_pack(command), done, time.monotonic(), again))
+        call = _Call(
+            _pack(command),
+            done,
+            time.monotonic(),
+            again=again or kept,
+            kept=kept,
+            writes=op not in READS,
+        )
+        self._send(call)
 
     def _send(self, call: _Call) -> None:
         if self._closed or len(self._pending) + len(self._waiting) >= WAITING_MOST:
@@ -173,6 +215,7 @@ class Store:
         self._watch_over()
 
     def _write(self, call: _Call) -> None:
+        call.sent = time.monotonic()
         self._out.append(call.packed)
         self._pending.append(call)
         if not self._flushing:
@@ -185,15 +228,19 @@ class Store:
         if self._wire is None or self._wire.transport is None or not out:
             return
         if self._wait and self._ready:
-            out.append(self._confirm(len(out)))
+            out += self._confirm(len(out))
         self._wire.transport.write(b"".join(out))
 
-    def _confirm(self, count: int) -> bytes:
-        """Answers of the newest ``count`` calls count when a replica has them: one WAIT for
-        everything written in this turn."""
+    def _confirm(self, count: int) -> list[bytes]:
+        """Answers to writes among the newest ``count`` calls count when a replica has them: one
+        WAIT for everything written in this turn."""
         held: list[tuple[Done, Any]] = []
-        for index in range(min(count, len(self._pending))):
-            self._pending[-1 - index].held = held
+        newest = (self._pending[-1 - index] for index in range(min(count, len(self._pending))))
+        writes = [call for call in newest if call.writes]
+        for call in writes:
+            call.held = held
+        if not writes:
+            return []
 
         def confirmed(replicas: Any) -> None:
             enough = isinstance(replicas, int) and replicas >= self._wait
@@ -202,8 +249,8 @@ class Store:
                 done(answer if enough or isinstance(answer, Exception) else error)
 
         packed = _pack(("WAIT", self._wait, int(self._deadline_s * 800)))
-        self._pending.append(_Call(packed, confirmed, time.monotonic(), again=False))
-        return packed
+        self._pending.append(_Call(packed, confirmed, time.monotonic()))
+        return [packed]
 
     # -------------------------------------------------------------------- answering
 
@@ -230,16 +277,18 @@ class Store:
         """Fail what has waited too long; a server that does not answer is left."""
         self._watch = None
         limit = time.monotonic() - self._deadline_s
-        if self._pending and self._pending[0].since < limit and self._wire is not None:
+        if self._pending and self._pending[0].sent < limit and self._wire is not None:
             log.warning("store.silent", deadline_s=self._deadline_s)
             self._wire.connection_lost(None)
         late = StoreDown(f"no answer within {self._deadline_s:g} s", retry_after_s=1.0)
-        self._waiting, waiting = deque(), self._waiting
-        for call in waiting:
-            if call.since < limit and not call.again:
-                call.done(late)
-            else:
-                self._waiting.append(call)
+        for calls in (self._pending, self._waiting):
+            for call in calls:
+                if call.since >= limit:
+                    break
+                if not call.kept:
+                    done, call.done = call.done, _nobody
+                    done(late)
+        self._waiting = deque(call for call in self._waiting if call.done is not _nobody)
         if self._pending or self._waiting:
             self._watch_over()
 
@@ -277,16 +326,15 @@ class Store:
             self._drop()
             raise
         self._gone.clear()
+        try:
+            await self._on_up(self.server)
+        except BaseException:
+            self._drop()
+            raise
+        if self._wire is not wire:
+            raise StoreDown("the connection ended at once", retry_after_s=1.0)
         self._ready = True
         waiting, self._waiting = self._waiting, deque()
-        result = self._on_up(self.server)
-        if result is not None:
-            try:
-                await result
-            except ForebayError:
-                self._waiting.extendleft(reversed(waiting))
-                self._drop()
-                raise
         for call in waiting:
             self._send(call)
 
@@ -334,7 +382,7 @@ class Store:
                 self._out.append(packed)  # is answered by a push
                 continue
             answers.append(future)
-            self._write(_Call(packed, _to(future), time.monotonic(), again=False))
+            self._write(_Call(packed, _to(future), time.monotonic()))
         self._flush()
         replies = await asyncio.gather(*answers)
         role = _text(replies[0].get(b"role", b""))
@@ -346,12 +394,12 @@ class Store:
     def lost(self, wire: _Wire) -> None:
         if wire is not self._wire:
             return
+        ready = self._ready
         self._drop()
         if self._waiting:
             self._watch_over()
-        if not self._closed:
-            self._on_down()
-        self._gone.set()
+        if ready:
+            self._gone.set()
 
     async def _keep(self) -> None:
         """Connect again whenever the connection has ended."""
@@ -361,12 +409,23 @@ class Store:
             while not self._ready:
                 try:
                     await self._connect()
-                except ForebayError as error:
-                    log.info("store.unreachable", reason=error.message)
+                except Exception as error:  # noqa: BLE001 - whatever it is, without this task
+                    # there would never be a connection again.
+                    ours = isinstance(error, ForebayError)
+                    say = log.info if ours else log.error
+                    say("store.unreachable", reason=str(error) if ours else repr(error))
                     # Everybody connects again after a restart: not all at once.
                     await asyncio.sleep(wait_s * (0.5 + random.random()))
                     wait_s = min(RETRY_MOST_S, 2 * wait_s)
             log.info("store.connected", store=str(self._url))
+
+    async def compared(self, who: list[str]) -> None:
+        """Inside ``on_up``: say that these have compared, and wait for the others, who have a
+        second for it."""
+        for _ in range(COMPARE_TRIES):
+            if not await self.call("compared", {"who": who}, first=True):
+                return
+            await asyncio.sleep(COMPARE_AGAIN_S)
 
     async def flushed(self) -> None:
         """Return when every call made before has been answered."""
@@ -386,6 +445,10 @@ class Store:
         waiting, self._waiting = self._waiting, deque()
         for call in waiting:
             call.done(StoreDown("the store is closed"))
+
+
+def _nobody(answer: Any) -> None:
+    """Its caller has been told that the answer did not come in time."""
 
 
 def _to(future: asyncio.Future[Any]) -> Done:
@@ -415,6 +478,8 @@ def _error(text: str) -> ForebayError:
     kind, _, rest = text.partition(" ")
     if kind == "FB":
         code, _, message = rest.partition(" ")
+        if code == "settling":
+            return StoreDown(message, retry_after_s=1.0)
         if code == "resume_not_available":
             reason, _, message = message.partition("|")
             return by_code(code, message, reason=reason)

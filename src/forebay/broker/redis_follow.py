@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from forebay.broker import (
     FreedPush,
     GatewayPush,
@@ -48,8 +46,6 @@ LOST_EPOCH = ""
 
 SLICES = 10
 PAGE = 256
-
-log = structlog.get_logger(__name__)
 
 _decode = decoder(GatewayFrame)
 
@@ -93,11 +89,13 @@ class Follower:
         *,
         on_room: Callable[[str], None],
         on_state: Callable[[], None],
+        on_lost: Callable[[str], None],
     ) -> None:
         self._read = read
         self._heads = heads
         self._on_room = on_room
         self._on_state = on_state
+        self._on_lost = on_lost
         self._gateways: dict[bytes, _Gateway] = {}
 
     def add(self, channel: str, gateway: str, sink: GatewaySink) -> None:
@@ -187,6 +185,7 @@ class Follower:
             if cursor is None or job not in before:
                 continue
             if head is False or head[0] != cursor.epoch or head[1] < before[job]:
+                self._on_lost(job)
                 self.lost(job)
             elif head[1] > cursor.offset:
                 await self._refill(one, job, cursor, head[1])
@@ -195,7 +194,6 @@ class Follower:
         """The stream that was followed is no more: everybody who reads it is told."""
         for one in self._gateways.values():
             if one.jobs.pop(job, None) is not None:
-                log.warning("stream.lost", job=job)
                 one.sink(OutputPush(job=job, epoch=LOST_EPOCH, events=[]))
 
     async def _refill(self, one: _Gateway, job: str, cursor: Cursor, head: int) -> None:

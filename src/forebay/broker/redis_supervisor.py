@@ -11,7 +11,7 @@ import structlog
 from forebay.broker.keys import prefix
 from forebay.broker.redis_address import parse_url
 from forebay.broker.redis_checks import RedisOptions
-from forebay.broker.redis_client import Store
+from forebay.broker.redis_client import Server, Store
 from forebay.broker.redis_views import Picture
 from forebay.broker.redis_wire import ShardState, decoder
 from forebay.core.spec import PoolView
@@ -38,10 +38,14 @@ class RedisSupervisor:
             prefix(self._options.shard),
             channels=list,
             on_push=lambda where, message: None,
-            on_up=lambda server: None,
+            on_up=self._up,
             deadline_s=self._options.deadline_s,
         )
         await self._store.open()
+
+    async def _up(self, server: Server) -> None:
+        assert self._store is not None
+        await self._store.call("arrive", {"server": server.word}, first=True)
 
     def exited(
         self, worker: str, *, abnormal: bool, stepping: Iterable[tuple[str, int]], reason: str
@@ -52,7 +56,7 @@ class RedisSupervisor:
             "stepping": [f"{job}:{attempt}" for job, attempt in stepping],
         }
         if self._store is not None:
-            self._store.post("exited", request, done=_told, again=True)
+            self._store.post("exited", request, done=_told, kept=True)
 
     async def drained(self) -> None:
         if self._store is not None:

@@ -15,7 +15,6 @@ import asyncio
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -35,6 +34,7 @@ from forebay.broker.redis_address import RedisUrl, parse_url
 from forebay.broker.redis_beats import Beats
 from forebay.broker.redis_checks import RedisOptions, prepare
 from forebay.broker.redis_client import Server, Store
+from forebay.broker.redis_commit import Batch, Held
 from forebay.broker.redis_wire import (
     AssignFrame,
     BeatAnswer,
@@ -44,7 +44,6 @@ from forebay.broker.redis_wire import (
     InputFrame,
     LostFrame,
     MoreInput,
-    ShardState,
     WorkerFrame,
     decoder,
     encode,
@@ -53,20 +52,13 @@ from forebay.broker.redis_wire import (
 from forebay.core.events import (
     Consumed,
     Ended,
-    Final,
     OutputEvent,
-    TextDelta,
-    ToolCalls,
-    Usage,
-    faded,
-    marks,
     size_of,
 )
-from forebay.core.kinds import KINDS, Cut, Kind, Row
-from forebay.core.lease import CREDIT_BYTES, ByteCredit
+from forebay.core.kinds import KINDS, Cut, Kind
+from forebay.core.lease import CREDIT_BYTES
 from forebay.core.spec import Lease, LoadStage, WorkerInfo
-from forebay.core.stream import tag_of
-from forebay.errors import ForebayError, StoreDown
+from forebay.errors import ForebayError
 
 __all__ = ["RedisWorker", "worker_broker"]
 
@@ -79,27 +71,12 @@ _frame = decoder(WorkerFrame)
 _frames = decoder(list[WorkerFrame] | bool)
 _beat = decoder(BeatAnswer | bool)
 _more = decoder(MoreInput | bool)
-_state = decoder(ShardState)
+_lost = decoder(list[bool])
 
 
 def worker_broker(url: str, worker: str, *, options: RedisOptions | None = None) -> RedisWorker:
     """The broker of the worker called ``worker``, on the Redis at ``url``; `connect` it."""
     return RedisWorker(parse_url(url), worker, options=options or RedisOptions())
-
-
-@dataclass(slots=True)
-class _Held:
-    """One lease as this worker knows it."""
-
-    attempt: int
-    row: Row
-    counts: dict[str, int]
-    marks: dict[str, int]
-    input_head: int
-    delivered: int
-    attached: bool
-    credit: ByteCredit = field(default_factory=ByteCredit)
-    fetching: bool = False
 
 
 class RedisWorker:
@@ -113,9 +90,11 @@ class RedisWorker:
         self._sink: WorkerSink | None = None
         self._store: Store | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._leases: dict[str, _Held] = {}
+        self._leases: dict[str, Held] = {}
         self._control = 0  # newest control message taken
         self._fetching = False
+        self._batches: list[Batch] = []
+        self._flushing = False
         self._beginning = False
         self._kept: set[str] = set()
         self._stage: tuple[list[str], LoadStage] | None = None
@@ -149,11 +128,25 @@ class RedisWorker:
     async def _up(self, server: Server) -> None:
         """On every new connection. After the first: does the store still know us?"""
         before, self._server = self._server, server
-        if not before.run_id:
-            return
-        if before != server:
+        if before.run_id and before != server:
             await prepare(self._url, self._options)
-        self._spawn(self._rejoin())
+        assert self._store is not None
+        await self._store.call("arrive", {"server": server.word}, first=True)
+        if before.run_id:
+            await self._compare()
+            self._spawn(self._rejoin())
+
+    async def _compare(self) -> None:
+        """Leases as we remember them, held beside what is there now."""
+        assert self._store is not None
+        held = list(self._leases.items())
+        leases = [[job, one.attempt, one.stored, one.input_head] for job, one in held]
+        request = {**self._me, "leases": leases}
+        answer = _lost(await self._store.call("compare_leases", request, first=True))
+        for (job, one), lost in zip(held, answer, strict=True):
+            if lost:
+                self._broken(job, one.attempt)
+        await self._store.compared([self._worker])
 
     async def _rejoin(self) -> None:
         assert self._store is not None
@@ -251,12 +244,13 @@ class RedisWorker:
         spec = frame.spec
         items = numbered(frame.items, frame.start)
         head = items[-1].offset if items else frame.start
-        self._leases[spec.id] = _Held(
+        self._leases[spec.id] = Held(
             attempt=frame.attempt,
             row=KINDS[spec.kind],
             counts=dict(frame.counts),
             marks=dict(frame.marks),
             input_head=head,
+            stored=frame.head,
             delivered=frame.delivered,
             attached=frame.attached,
         )
@@ -304,12 +298,12 @@ class RedisWorker:
         elif isinstance(frame, DeliveredFrame):
             self._delivered(frame.job, held, frame.delivered, frame.attached)
 
-    def _input(self, job: str, held: _Held, items: list[Any]) -> None:
+    def _input(self, job: str, held: Held, items: list[Any]) -> None:
         if items:
             held.input_head = items[-1].offset
             self._tell(InputPush(job=job, attempt=held.attempt, items=items))
 
-    def _delivered(self, job: str, held: _Held, delivered: int, attached: bool) -> None:
+    def _delivered(self, job: str, held: Held, delivered: int, attached: bool) -> None:
         if (delivered, attached) == (held.delivered, held.attached):
             return
         held.delivered, held.attached = delivered, attached
@@ -321,7 +315,7 @@ class RedisWorker:
             held.fetching = True
             self._spawn(self._fetch_input(job, held))
 
-    async def _fetch_input(self, job: str, held: _Held) -> None:
+    async def _fetch_input(self, job: str, held: Held) -> None:
         assert self._store is not None
         try:
             more = True
@@ -340,7 +334,8 @@ class RedisWorker:
 
     def _post(self, op: str, request: Any, *blobs: bytes | str, done: Any = None) -> None:
         if self._store is not None:
-            self._store.post(op, request, *blobs, done=done or _ignore(op), again=True)
+            self._flush()  # in the order in which it was said
+            self._store.post(op, request, *blobs, done=done or _ignore(op), kept=True)
 
     def stage(self, worker: str, pools: Sequence[str], stage: LoadStage) -> None:
         self._stage = (list(pools), stage)
@@ -379,63 +374,44 @@ class RedisWorker:
             log.error("worker.over_credit", job=job, size_bytes=sum(sizes), left=held.credit.left)
             self._broken(job, attempt)
             return
-        request, blobs = self._commit_request(job, held, events, sizes, consumed, model_s)
-        self._post("commit", request, *blobs, done=lambda answer: self._said(job, held, answer))
+        last = self._batches[-1] if self._batches else None
+        if last is not None and last.goes_on(job, attempt, events):
+            batch = last
+        else:
+            batch = Batch(self._worker, job, held)
+            self._batches.append(batch)
+        batch.add(events, sizes, consumed, model_s)
+        if not self._flushing and self._loop is not None:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
         if events and isinstance(events[-1], Ended):
             self._leases.pop(job, None)
 
-    def _commit_request(
-        self,
-        job: str,
-        held: _Held,
-        events: Sequence[OutputEvent],
-        sizes: list[int],
-        consumed: Consumed,
-        model_s: float,
-    ) -> tuple[list[Any], list[bytes | str]]:
-        blobs: list[bytes | str] = []
-        said, flags, faded_sizes = "", 0, []
-        for event, size in zip(events, sizes, strict=True):
-            old = b""
-            faded_sizes.append(size)
-            tag = tag_of(event)
-            held.counts[tag] = max(event.n, held.counts.get(tag, 0))
-            for name, value in marks(event).items():
-                held.marks[name] = max(value, held.marks.get(name, 0))
-            if tag == held.row.replaceable:
-                ghost = faded(event)
-                old, faded_sizes[-1] = encode(ghost), size_of(ghost)
-            elif isinstance(event, ToolCalls):
-                flags |= 1
-            elif isinstance(event, Usage):
-                flags |= 2
-            elif isinstance(event, TextDelta | Final):
-                said += event.text
-            blobs += (encode(event), encode(held.marks), old)
-        last = events[-1] if events else None
-        request = [
-            self._worker,
-            job,
-            held.attempt,
-            events[0].offset if events else 0,
-            consumed,
-            max(0.0, model_s),
-            sizes,
-            held.marks.get("samples", 0),
-            flags,
-            faded_sizes,
-            _words_of(last) if isinstance(last, Ended) else False,
-        ]
-        return request, [encode(held.counts), said, *blobs]
+    def _flush(self) -> None:
+        """Say everything that was committed in this turn of the loop, in one call."""
+        self._flushing = False
+        batches, self._batches = self._batches, []
+        if not batches or self._store is None:
+            return
 
-    def _said(self, job: str, held: _Held, answer: Any) -> None:
-        """A commit was answered: 1 stored, 0 had been, -1 fenced, -2 gap, -3 nonsense."""
-        if isinstance(answer, StoreDown):
-            log.warning("commit.unanswered", job=job, reason=answer.message)
-        elif isinstance(answer, Exception) or answer < -1:
-            log.error("commit.refused", job=job, answer=str(answer))
+        def done(answers: Any) -> None:
+            if isinstance(answers, Exception):
+                log.warning("commit.unanswered", jobs=len(batches), reason=str(answers))
+                answers = [-2] * len(batches)
+            for batch, answer in zip(batches, answers, strict=True):
+                self._said(batch.job, batch.held, answer, batch.last)
+
+        blobs = [blob for batch in batches for blob in batch.blobs()]
+        requests = [batch.request() for batch in batches]
+        self._store.post("commit", requests, *blobs, done=done, kept=True)
+
+    def _said(self, job: str, held: Held, answer: int, stored: int) -> None:
+        """A commit was answered; what the numbers mean is said beside `API.commit`."""
+        if answer < -1:
+            log.error("commit.refused", job=job, answer=answer)
             self._broken(job, held.attempt)
         elif answer >= 0 and self._leases.get(job) is held:
+            held.stored = max(held.stored, stored)
             lump = held.credit.lump()
             if lump:
                 self._tell(Credit(job=job, attempt=held.attempt, add=lump))
@@ -499,12 +475,14 @@ class RedisWorker:
                 self._want_input(head.job)
 
     async def drained(self) -> None:
+        self._flush()
         if self._store is not None:
             await self._store.flushed()
 
     async def settled(self) -> None:
         """Return when everything said so far has been answered, and everything that was
         pushed before that has been heard."""
+        self._flush()
         if self._store is not None and not self._closed:
             await self._store.call("rejoin", self._me, again=True)
             await self._store.flushed()
@@ -533,13 +511,6 @@ def _assumed_s(pool: str, info: WorkerInfo) -> float:
     if row is None or row.cut is not Cut.SPAN or not isinstance(rtf, int | float):
         return 0.0
     return float(rtf) * ASSUMED_S
-
-
-def _words_of(ended: Ended) -> dict[str, str]:
-    words = {"state": str(ended.state)}
-    words |= {"code": ended.code} if ended.code else {}
-    words |= {"message": ended.message} if ended.message else {}
-    return words
 
 
 def _ignore(op: str) -> Any:

@@ -53,7 +53,7 @@ local function raws(list)
 end
 
 function F.list(values)
-  return array(#values) .. (values[1] and pack(unpack(values)) or '')
+  return array(#values) .. (#values > 0 and pack(unpack(values)) or '')
 end
 
 local function map_of(blob)
@@ -62,7 +62,7 @@ end
 
 -- ------------------------------------------------------------------------------ records
 
-local TEXT, JOB_HOT, JOB_COLD, IS_COLD, POOL, WORKER
+local TEXT, JOB_HOT, JOB_COLD, IS_HOT, IS_COLD, POOL, WORKER
 
 local function words(text)
   local list, set = {}, {}
@@ -81,13 +81,14 @@ local function boot()
   local _
   _, TEXT = words([[phase pool worker last epoch watch rec counts marks dmarks wg sub member code
     msg aff tenant st spec info load pools word stepping name inc]])
-  -- What a commit reads comes with the first load, the rest when it is asked for.
-  JOB_HOT = words([[phase worker attempt pool epoch watch head first obytes delivered c0 c1
-    c2 c3 ihead icum tcum dcum ifirst exposed strikes model run acc span wbytes keepund fm repoff
-    repx rec over]])
-  JOB_COLD, IS_COLD = words([[last counts marks dmarks wg sub readers feeds feeders member
-    score code msg aff iend seq units tools answered waiting leased started created ended num
-    base cpos det charged lmodel lmedia prefix told toldeta whole detach beside]])
+  -- What a commit reads and writes, and the rest, are two fields of a job's hash: packed they
+  -- cost a third of what a field each would.
+  JOB_HOT, IS_HOT = words([[phase worker attempt pool epoch watch head first obytes delivered c0
+    c1 c2 c3 ihead icum tcum dcum ifirst exposed strikes model run acc span wbytes keepund fm
+    repoff repx rec over catching counts marks]])
+  JOB_COLD, IS_COLD = words([[last dmarks wg sub readers feeds feeders member score code msg aff
+    iend seq units tools answered waiting leased started created ended num base cpos det charged
+    lmodel lmedia prefix told toldeta whole detach beside]])
   POOL = words([[V seq want running parked detached credits slots active expected hold_c
     hold_m hold_v model_c model_m model_v rtf_c rtf_m rtf_v drain_r drain_at assumed places_at
     places affine]])
@@ -109,15 +110,37 @@ local function bump(record, field, by)
   put(record, field, record[field] + by)
 end
 
-local function load(key, id, fields, meta)
+local function load(key, id, fields)
   local values = call('HMGET', key, unpack(fields))
   if not values[1] then return nil end
-  local record = setmetatable({id = id, _key = key, _dirty = {}}, meta)
+  local record = {id = id, _key = key, _dirty = {}}
   for index = 1, #fields do
-    rawset(record, fields[index], value_of(fields[index], values[index]))
+    record[fields[index]] = value_of(fields[index], values[index])
   end
   LOADED[#LOADED + 1] = record
   return record
+end
+
+-- At the end of a call: what is in the record besides the job's own fields goes.
+local function flush_job(job)
+  local hot, rest = false, false
+  for field in pairs(job._dirty) do
+    if IS_COLD[field] then rest = true else hot = true end
+  end
+  local key = job._key
+  setmetatable(job, nil)
+  if rest or rawget(job, '_cold') then
+    local values = {}
+    for index = 1, #JOB_COLD do
+      local field = JOB_COLD[index]
+      values[field], job[field] = job[field], nil
+    end
+    if rest then call('HSET', key, 'cold', pack(values)) end
+  end
+  if hot then
+    job.id, job._key, job._dirty, job._job, job._cold, job._st = nil, nil, nil, nil, nil, nil
+    call('HSET', key, 'hot', pack(job))
+  end
 end
 
 local function flush()
@@ -127,28 +150,56 @@ local function flush()
       pairs_[#pairs_ + 1] = field
       pairs_[#pairs_ + 1] = value
     end
-    if #pairs_ > 0 then call('HSET', record._key, unpack(pairs_)) end
+    if #pairs_ > 0 then
+      if record._job then flush_job(record) else call('HSET', record._key, unpack(pairs_)) end
+    end
     record._dirty = {}
   end
   LOADED, POOLS = {}, {jobs = {}, workers = {}, pools = {}}
 end
 
-local cold = {__index = function(record, field)
+local function default_of(field)
+  return TEXT[field] and '' or 0
+end
+
+local lazy = {__index = function(job, field)
+  if IS_HOT[field] then return default_of(field) end
   if not IS_COLD[field] then return nil end
-  local values = call('HMGET', record._key, unpack(JOB_COLD))
-  for index, name in ipairs(JOB_COLD) do
-    if rawget(record, name) == nil then rawset(record, name, value_of(name, values[index])) end
+  if not rawget(job, '_cold') then
+    job._cold = true
+    for name, value in pairs(unpack_(call('HGET', job._key, 'cold'))) do
+      if rawget(job, name) == nil then job[name] = value end
+    end
+    local value = rawget(job, field)
+    if value ~= nil then return value end
   end
-  return rawget(record, field)
+  return default_of(field)
 end}
 
+local function known_job(id, job)
+  job.id, job._key, job._dirty, job._job = id, at('job', id), {}, true
+  setmetatable(job, lazy)
+  LOADED[#LOADED + 1] = job
+  POOLS.jobs[id] = job
+  return job
+end
+
 function F.job(id)
-  local record = POOLS.jobs[id]
-  if record == nil then
-    record = load(at('job', id), id, JOB_HOT, cold) or false
-    POOLS.jobs[id] = record
+  local job = POOLS.jobs[id]
+  if job == nil then
+    local hot = call('HGET', at('job', id), 'hot')
+    if hot then return known_job(id, unpack_(hot)) end
+    POOLS.jobs[id] = false
   end
-  return record or nil
+  return job or nil
+end
+
+-- A job that is not there yet: `values` are what it begins with.
+function F.new_job(id, values)
+  local job = known_job(id, values)
+  job._cold = true
+  for _, field in ipairs({'phase', 'last'}) do put(job, field, job[field]) end
+  return job
 end
 
 function F.need(id)

@@ -76,26 +76,17 @@ function F.waited(job)
 end
 
 function F.tell_place(id, position, pool)
-  local key = at('job', id)
-  local values = call('HMGET', key, 'watch', 'told', 'toldeta')
-  local watch, told, told_eta = values[1], tonumber(values[2]) or 0, tonumber(values[3]) or -1
-  local job = POOLS.jobs[id]
-  if job then watch, told, told_eta = job.watch, job.told, job.toldeta end
-  if not watch or watch == '' then return end
+  local job = F.job(id)
+  if not job or job.watch == '' then return end
   local eta = F.eta(pool, position) or -1
-  if told == position then
-    if (told_eta < 0) == (eta < 0) and math.abs(told_eta - eta) <= max(1, 0.1 * told_eta) then
-      return
-    end
+  if job.told == position and (job.toldeta < 0) == (eta < 0)
+    and math.abs(job.toldeta - eta) <= max(1, 0.1 * job.toldeta) then
+    return
   end
-  if job then
-    put(job, 'told', position)
-    put(job, 'toldeta', eta)
-  else
-    call('HSET', key, 'told', position, 'toldeta', eta)
-  end
+  put(job, 'told', position)
+  put(job, 'toldeta', eta)
   local frame = array(4) .. pack('place', id, position) .. F.stats(pool)
-  for gateway in watch:gmatch('[^\n]+') do call('PUBLISH', at('push', gateway), frame) end
+  for gateway in job.watch:gmatch('[^\n]+') do call('PUBLISH', at('push', gateway), frame) end
 end
 
 function F.places_soon(pool)
@@ -149,6 +140,7 @@ function F.free_in(pool)
 end
 
 function F.match(pool)
+  if call('ZCARD', at('queue', pool.id)) == 0 or F.settling() then return end
   local queue, credits = at('queue', pool.id), at('credits', pool.id)
   local served = false
   while pool.affine == 1 or call('ZCARD', credits) > 0 do
@@ -184,9 +176,9 @@ function F.take(pool, queue, credits)
 end
 
 function F.affinity_ready(pool, id, credits)
-  local values = call('HMGET', at('job', id), 'aff', 'beside')
-  if not values[1] or values[1] == '' then return call('ZCARD', credits) > 0 end
-  return F.may_run(pool, values[1], values[2] == '1', credits)
+  local job = F.job(id)
+  if not job or job.aff == '' then return call('ZCARD', credits) > 0 end
+  return F.may_run(pool, job.aff, job.beside == 1, credits)
 end
 
 function F.choose(job, pool, credits)
@@ -208,7 +200,8 @@ function F.lease(job, pool, worker)
   call('HSET', at('own', worker.id), job.id .. ':' .. job.attempt,
     table.concat({pool.id, NOW, 0, job.beside, job.aff}, '\n'))
   bump(worker, 'held', 1)
-  if F.is_behind(job) then call('SADD', at('behind', worker.id), job.id) end
+  put(job, 'catching', F.is_behind(job) and 1 or 0)
+  if job.catching == 1 then call('SADD', at('behind', worker.id), job.id) end
   bump(pool, 'running', 1)
   if job.aff ~= '' then
     F.affinity_leased(pool, job.aff, worker, job.beside == 1)
@@ -261,7 +254,7 @@ function F.lease_body(job, worker)
   local items, upto = F.input(job, start, LEASE_INPUT_BYTES)
   local consumed = keeps and {0, 0, 0, 0} or {job.c0, job.c1, job.c2, job.c3}
   return table.concat({
-    call('HGET', job._key, 'spec') or rawget(job, 'spec'),
+    call('HGET', job._key, 'spec'),
     pack(job.attempt, job.head),
     map_of(job.counts), map_of(job.marks),
     array(4), pack(consumed[1], consumed[2], consumed[3], consumed[4]),

@@ -52,7 +52,8 @@ function F.consume(job, c)
     F.drop_input(job, c[1])
   end
   F.room(job)
-  if call('SISMEMBER', at('behind', job.worker), job.id) == 1 and not F.is_behind(job) then
+  if job.catching == 1 and not F.is_behind(job) then
+    put(job, 'catching', 0)
     call('SREM', at('behind', job.worker), job.id)
     local worker = F.worker(job.worker)
     F.credits(worker)
@@ -129,9 +130,14 @@ function F.append(job, blob, size, marks)
 end
 
 function F.push_output(job, blobs)
-  if job.watch == '' then return end
+  local watch = job.watch
+  if watch == '' then return end
   put(job, 'exposed', job.head)
-  local frame = array(5) .. pack('out', job.id, job.epoch, job.attempt) .. raws(blobs)
+  local frame = '\149' .. pack('out', job.id, job.epoch, job.attempt) .. raws(blobs)
+  if not watch:find('\n', 1, true) then
+    call('PUBLISH', at('push', watch), frame)
+    return
+  end
   for gateway in job.watch:gmatch('[^\n]+') do
     call('PUBLISH', at('push', gateway), frame)
   end
@@ -449,7 +455,7 @@ end
 
 function F.view(job)
   return table.concat({
-    array(22), rawget(job, 'spec') or call('HGET', job._key, 'spec'),
+    array(22), call('HGET', job._key, 'spec'),
     pack(job.phase, job.epoch, job.head, job.first, job.delivered),
     map_of(job.marks), map_of(job.dmarks),
     pack(job.ihead, job.cpos, job.units, job.iend == 1, job.attempt, job.strikes),

@@ -68,6 +68,7 @@ function API.submit(req, args)
   if not pool then
     die('model_not_found', 'no pool is called ' .. st.pool)
   end
+  if F.settling() then die('settling', 'cursors are being compared') end
   local refused = F.gate(req, pool)
   if refused then return {0, refused} end
   F.birth(req, args)
@@ -90,12 +91,13 @@ function API.submit(req, args)
 end
 
 function F.birth(req, args)
-  local st, key = req.st, at('job', req.id)
-  call('HSET', key, 'phase', 'idle', 'spec', args[2], 'st', args[3], 'pool', st.pool,
-    'epoch', req.epoch, 'rec', st.rec, 'whole', st.whole, 'run', st.run or 0, 'aff', st.aff, 'beside', st.beside,
-    'first', 1, 'ifirst', 1, 'created', NOW, 'toldeta', -1,
-    'span', st.span or 0, 'wbytes', st.wbytes or 0, 'keepund', st.keepund)
-  POOLS.jobs[req.id] = nil
+  local st = req.st
+  call('HSET', at('job', req.id), 'spec', args[2], 'st', args[3])
+  F.new_job(req.id, {
+    phase = 'idle', pool = st.pool, epoch = req.epoch, rec = st.rec, whole = st.whole,
+    run = st.run or 0, aff = st.aff, beside = st.beside, first = 1, ifirst = 1, created = NOW,
+    toldeta = -1, span = st.span or 0, wbytes = st.wbytes or 0, keepund = st.keepund,
+  })
   F.new_output({id = req.id})
   if st.name ~= '' then call('HSET', at('names'), F.name_of(st), req.id) end
   call('ZADD', at('jobs'), F.meta('born', 1), req.id)
@@ -171,6 +173,8 @@ end
 function API.append(req, args)
   local job = F.need(req.job)
   if call('HGET', job._key, 'rid') == req.rid then return F.ack(job, 0) end  -- asked again
+  if F.settling() then die('settling', 'cursors are being compared') end
+  if job.ihead < (req.have or 0) then die('state_lost', 'the store lost input of job ' .. job.id) end
   may_feed(job, req)
   if req.number ~= job.num then
     die('fenced', 'attachment ' .. req.number .. ' writes, the holder is ' .. job.num)
@@ -366,10 +370,8 @@ function API.heads(req)
   call('ZADD', at('gateways'), NOW, req.gateway)
   local heads = {}
   for index, id in ipairs(req.jobs) do
-    local kind = id:sub(1, 5) == 'room:' and 'room' or 'job'
-    local values = call('HMGET', at(kind, id), 'epoch', 'head')
-    heads[index] = pack(false)
-    if values[1] then heads[index] = F.frame(values[1], tonumber(values[2]) or 0) end
+    local stream = id:sub(1, 5) == 'room:' and F.room_record(id) or F.job(id)
+    heads[index] = stream and F.frame(stream.epoch, stream.head) or pack(false)
   end
   return raws(heads)
 end

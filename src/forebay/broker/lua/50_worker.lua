@@ -260,10 +260,24 @@ function F.current(job, worker, attempt)
   return job.phase == 'running' and job.worker == worker and job.attempt == attempt
 end
 
--- req: worker, job, attempt, first offset, consumed (4), model seconds, sizes, window counter,
+-- All commits of one turn of a worker's loop: req is a list of them.
+-- Each: worker, job, attempt, first offset, consumed (4), model seconds, sizes, window counter,
 -- flags (1 tools, 2 usage), faded sizes, terminal event or false.
--- args: counts, said, then event, marks and faded event for each.
+-- args for each: counts, said, then event, marks and faded event for each event.
+-- Answers for each: 1 stored, 0 had been, -1 fenced, -2 a gap, -3 consumed what is not there,
+-- -4 the stream is gone.
 function API.commit(req, args)
+  local answers, at_ = {}, 2
+  if F.settling() then die('settling', 'cursors are being compared') end
+  for index = 1, #req do
+    local one = req[index]
+    answers[index] = F.commit(one, args, at_)
+    at_ = at_ + 2 + 3 * #one[7]
+  end
+  return answers
+end
+
+function F.commit(req, args, at_)
   local name, id, attempt = req[1], req[2], req[3]
   local job, ended = F.job(id), req[11]
   if not job or not F.current(job, name, attempt) then
@@ -275,12 +289,13 @@ function API.commit(req, args)
   local count = #sizes
   if count > 0 and first ~= job.head + 1 then
     if first + count - 1 <= job.head then return 0 end
+    if first > job.head + 1 then F.lost(job) end  -- what it goes on from is not here any more
     return -2
   end
   if c[1] > job.ihead then return -3 end
   if job.strikes > 0 then put(job, 'strikes', 0) end
   if req[6] > 0 then put(job, 'model', job.model + req[6]) end
-  if count > 0 then F.record(job, req, args, count) end
+  if count > 0 and not F.record(job, req, args, at_, count) then return -4 end
   F.consume(job, c)
   if count > 0 and (job.span > 0 or F.over_bytes(job)) then F.trim(job, req[8]) end
   F.account(job)
@@ -295,32 +310,41 @@ function API.commit(req, args)
   return 1
 end
 
-function F.record(job, req, args, count)
-  local push = {}
+function F.record(job, req, args, at_, count)
+  local push, out, attempt = {}, at('out', job.id), '-' .. job.attempt
+  local head, bytes, marks = job.head, job.obytes, nil
   for index = 1, count do
-    local blob, marks, faded = args[3 * index + 1], args[3 * index + 2], args[3 * index + 3]
+    local blob, faded, size = args[at_ + 3 * index - 1], args[at_ + 3 * index + 1], req[7][index]
+    marks = args[at_ + 3 * index]
     push[index] = blob
+    head = head + 1
+    bytes = bytes + size
     if faded ~= '' then
-      put(job, 'obytes', job.obytes - job.repx)
-      F.append(job, faded, req[7][index], marks)
+      bytes = bytes - job.repx
       call('HSET', job._key, 'rep', blob)
-      put(job, 'repoff', job.head)
-      put(job, 'repx', req[7][index] - req[10][index])
-    else
-      F.append(job, blob, req[7][index], marks)
+      put(job, 'repoff', head)
+      put(job, 'repx', size - req[10][index])
+      blob = faded
+      size = req[10][index]
     end
-    if index == count then put(job, 'marks', marks) end
+    local id = call('XADD', out, 'NOMKSTREAM', head .. attempt, 'd', blob, 's', size, 'm', marks)
+    if not id then return false end
   end
-  put(job, 'counts', args[2])
+  put(job, 'head', head)
+  put(job, 'obytes', bytes)
+  put(job, 'marks', marks)
+  put(job, 'counts', args[at_])
   if req[9] % 2 == 1 then put(job, 'tools', 1) end
   if req[9] >= 2 then put(job, 'answered', 1) end
-  if args[3] ~= '' then
-    local size = call('APPEND', at('said', job.id), args[3])
+  local said = args[at_ + 1]
+  if said ~= '' then
+    local size = call('APPEND', at('said', job.id), said)
     if size > 4 * SAID_BYTES then
       call('SET', at('said', job.id), call('GETRANGE', at('said', job.id), -2 * SAID_BYTES, -1))
     end
   end
   F.push_output(job, push)
+  return true
 end
 
 function API.park(req)

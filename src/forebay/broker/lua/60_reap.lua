@@ -58,6 +58,10 @@ function HAPPENS.r(id)  -- a room may be old
   F.reap_room(id)
 end
 
+function HAPPENS.z()  -- whoever has not compared by now is not waited for
+  F.settled()
+end
+
 function HAPPENS.g(id)  -- a gateway is gone
   F.leave_rooms(id)
   if F.gateway_gone(id, 128) > 0 then F.due('g:' .. id, NOW + 2) end

@@ -70,6 +70,15 @@ async def console(scope: Scope, receive: Receive, send: Send, ctx: GatewayContex
     await _page(send, "room.html", PAGE_HEADERS)
 
 
+async def speak(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    """``/speak``: microphone to recognition to a room. The room may be another server's."""
+    opened = [
+        (name, value.replace(b"connect-src 'self'", b"connect-src 'self' http: https:"))
+        for name, value in PAGE_HEADERS
+    ]
+    await _page(send, "speak.html", opened)
+
+
 def _get(path: str, handler: object) -> Route:
     return Route(method="GET", path=path, handler=handler, needs=PUBLIC)  # type: ignore[arg-type]
 
@@ -78,4 +87,5 @@ ROUTES = [
     *(_get(path, display) for path in ("/display", "/display.php", "/{folder}/display.php")),
     _get("/captions", landing),
     _get("/room", console),
+    _get("/speak", speak),
 ]

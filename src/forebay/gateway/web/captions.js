@@ -25,7 +25,7 @@ function show() {
   $("links").hidden = !plain;
   const at = (path) => `${location.origin}${path}`;
   $("server").textContent = at("/api/send");
-  for (const [id, path] of [["display", "/display?room="], ["obs", "/display?transparent=1&timestamps=0&fontsize=32&room="], ["console", "/room?room="]]) {
+  for (const [id, path] of [["display", "/display?room="], ["obs", "/display?transparent=1&timestamps=0&fontsize=32&room="], ["console", "/room?room="], ["speak", "/speak?room="]]) {
     $(id).href = at(path + encodeURIComponent(room));
     $(id).textContent = $(id).href;
   }

@@ -6,6 +6,8 @@ const FONT = /^[\p{L}\p{N}_][\p{L}\p{N}_ -]{0,63}$/u;
 export const color = (value) => (typeof value === "string" && COLOR.test(value) ? value : "");
 export const font = (value) => (typeof value === "string" && FONT.test(value) ? value : "");
 
+const RIGHT_TO_LEFT = /^[^\p{L}]*[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/u; // by its first letter
+
 const stack = (name, rest) => `"${name}", ${rest}`;
 
 export class Lines {
@@ -72,6 +74,7 @@ export class Lines {
     stamp.hidden = !stamp.textContent;
     who.textContent = String(data.user_name ?? "");
     text.textContent = String(data.text ?? "");
+    line.dir = RIGHT_TO_LEFT.test(text.textContent) ? "rtl" : "ltr"; // name and time on its side
     who.style.color = color(data.user_color);
     text.style.color = color(data.text_color);
     line.style.backgroundColor = color(data.background_color);

@@ -1,0 +1,158 @@
+// Microphone to recognition to a room. Words show here at once, whatever the network does.
+import "./captions_words.js";
+import { Ear } from "./ear.js";
+import { frame } from "./frame.js";
+import { RoomReader } from "./rooms.js";
+import { RoomSender } from "./room_sender.js";
+import { t } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+const KEPT_LAGS = 5000;
+const PREVIEW_MS = 150;
+let ear = null;
+let microphone = null;
+let sender = null;
+let reader = null;
+let told = 0;
+const said = new Map(); // seq: when its final stood here
+const lags = []; // ms from here to a display of the room
+
+function tell(text, bad = false) {
+  $("notice").textContent = text;
+  $("notice").hidden = !text;
+  $("notice").classList.toggle("bad", bad);
+}
+
+// --------------------------------------------------------------------------- the room
+
+function settings() {
+  return { server: $("server").value.trim(), room: $("room").value.trim(), passphrase: $("passphrase").value, user: $("name").value.trim(), maxWorkers: Number($("workers").value) || 3 };
+}
+
+function shownState(state, reason = "") {
+  $("sync-state").dataset.state = { ok: "live", retrying: "lost", offline: "lost", refused: "lost" }[state] ?? "idle";
+  $("sync-state").dataset.sync = state;
+  $("sync-state").textContent = t("spkStates")[state] + (reason && state !== "ok" ? ` (${reason})` : "");
+}
+
+function counters(counts) {
+  for (const [name, count] of Object.entries(counts)) $(`n-${name}`).textContent = String(count);
+}
+
+function sync() {
+  sender?.stop();
+  reader?.close();
+  sender = reader = null;
+  shownState("idle");
+  const form = $("settings");
+  for (const field of ["server", "room", "name", "workers"]) localStorage.setItem(`forebay.speak.${field}`, $(field).value);
+  $("display").href = `/display?room=${encodeURIComponent($("room").value.trim())}`;
+  if (!$("enable").checked || !form.checkValidity()) return;
+  const chosen = settings();
+  sender = new RoomSender({ ...chosen, on: { state: shownState, counters, sent: () => {} } });
+  counters(sender.counts);
+  if (new URL(chosen.server, location.href).origin !== location.origin) return; // lag: own rooms only
+  reader = new RoomReader(chosen.room, { passphrase: chosen.passphrase, role: "speaker", user: chosen.user, history: false, on: { caption: seen, preview() {}, state() {}, reset() {} } });
+}
+
+function seen(data) {
+  const since = sender && data.client_id === sender.client ? said.get(data.seq) : undefined;
+  if (since === undefined) return;
+  said.delete(data.seq);
+  lags.push(performance.now() - since);
+  if (lags.length > KEPT_LAGS) lags.shift();
+  const ordered = [...lags].sort((a, b) => a - b);
+  const at = (q) => Math.round(ordered[Math.min(ordered.length - 1, Math.floor(q * ordered.length))]);
+  $("lag").textContent = `${Math.round(lags.at(-1))} ms · p50 ${at(0.5)} · p99 ${at(0.99)}`;
+}
+
+function say(text) {
+  if (!sender) return;
+  const seq = sender.send(text.slice(0, 2000));
+  said.set(seq, performance.now());
+  if (said.size > KEPT_LAGS) said.delete(said.keys().next().value);
+}
+
+$("export").onclick = () => {
+  const body = JSON.stringify({ room: $("room").value, counters: sender?.counts ?? null, lag_ms: lags.map((ms) => Math.round(ms * 10) / 10) }, null, 1);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([body], { type: "application/json" }));
+  link.download = "captions-lag.json";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+};
+
+// ---------------------------------------------------------------------- the microphone
+
+async function record() {
+  if (!navigator.mediaDevices?.getUserMedia) return tell(t("micNone"), true);
+  tell("");
+  $("welcome").hidden = true;
+  busy(true);
+  try {
+    const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true } });
+    const context = new AudioContext();
+    microphone = { context, stream };
+    await context.audioWorklet.addModule("/static/microphone.worklet.js");
+    const node = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
+    ear = new Ear(context.sampleRate, news);
+    node.port.onmessage = (event) => ear?.say(event.data);
+    context.createMediaStreamSource(stream).connect(node);
+  } catch (error) {
+    silence();
+    busy(false);
+    tell(error.name === "NotAllowedError" ? t("micDenied") : `${t("micNone")} (${error.name})`, true);
+  }
+}
+
+function busy(yes) {
+  $("record").hidden = yes;
+  $("enough").hidden = !yes;
+}
+
+function silence() {
+  microphone?.stream.getTracks().forEach((track) => track.stop());
+  microphone?.context.close();
+  microphone = null;
+}
+
+const news = {
+  partial: (m) => {
+    $("open").textContent = m.text;
+    if (sender && m.text.trim() && performance.now() - told > PREVIEW_MS) { told = performance.now(); sender.preview(m.text.trim().slice(0, 2000)); }
+  },
+  final: (m) => {
+    $("sure").textContent += m.text;
+    $("open").textContent = "";
+    $("log").scrollTop = $("log").scrollHeight;
+    if (m.text.trim()) say(m.text.trim());
+  },
+  place: (m) => tell(m.position > 0 ? t("queued")(m.position, m.eta_s == null ? null : Math.ceil(m.eta_s)) : ""),
+  refused: (seconds) => tell(t("refused")(seconds), true),
+  resumed: () => {},
+  link: (state) => { $("link").dataset.state = state; $("link").textContent = t(state); if (state === "live") tell(""); },
+  end: (how, m) => {
+    silence();
+    busy(false);
+    if (how === "failed") tell(`${t("listenCut")}${m.message}`, true);
+    else if (how === "gone") tell(t("gone"), true);
+  },
+};
+
+$("record").onclick = record;
+$("enough").onclick = () => { silence(); ear?.end(); };
+$("settings").onsubmit = (event) => event.preventDefault();
+$("settings").onchange = sync;
+
+const asked = new URLSearchParams(location.search);
+$("server").value = asked.get("server") ?? localStorage.getItem("forebay.speak.server") ?? location.origin;
+$("room").value = asked.get("room") ?? localStorage.getItem("forebay.speak.room") ?? "";
+$("name").value = asked.get("name") ?? localStorage.getItem("forebay.speak.name") ?? "";
+$("workers").value = localStorage.getItem("forebay.speak.workers") ?? "3";
+frame({
+  kinds: ["recognition"],
+  onPools: (list, ready) => { $("record").disabled = !ready; },
+  words: () => { document.title = `Forebay: ${t("spkTitle")}`; $("link").textContent = t($("link").dataset.state); shownState($("sync-state").dataset.sync ?? "idle"); },
+});
+sync();
+window.forebay = { get ear() { return ear; }, get sender() { return sender; }, lags }; // for the curious, and for the browser tests

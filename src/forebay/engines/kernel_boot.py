@@ -17,6 +17,8 @@ import resource
 import sys
 from typing import Any
 
+__all__ = ["main"]
+
 
 def _limit(limits: dict[str, int]) -> None:
     for name, value in limits.items():

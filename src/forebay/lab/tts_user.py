@@ -187,6 +187,7 @@ class User:
 
     async def _error(self, error: ForebayError, code: str) -> None:
         if isinstance(error, ResumeNotAvailable | StateLost):
+            self._up.clear()  # what is typed from here on belongs to the next session
             self._state.restart(secrets.token_hex(16))
             self._known = False
             self.outcome.restarted += 1

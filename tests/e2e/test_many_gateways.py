@@ -1,0 +1,60 @@
+"""Two gateways and their workers around one real store, as processes: any may die."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from forebay.client import SpeechSession
+from forebay.lab.chaos_cluster import Cluster, Server, until
+from forebay.lab.chaos_people import Crowd, history
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    async with Cluster() as cluster:
+        yield cluster
+
+
+async def pair(cluster: Cluster) -> Server:
+    return await cluster.serve("--broker", "redis", "--gateways", "2")
+
+
+async def test_a_session_goes_on_at_another_gateway_when_its_own_is_killed(
+    cluster: Cluster,
+) -> None:
+    server = await pair(cluster)
+    text = "One sentence is here. Another one follows it. And a third."
+    heard = ""
+    async with SpeechSession(server.tts) as voice:
+        await voice.say(text[:20])
+        for gateway in server.gateways():  # the one that serves it is among them
+            gateway.kill()
+        await voice.say(text[20:])
+        await voice.end()
+        async with asyncio.timeout(40):
+            async for chunk in voice:
+                heard += chunk.text
+    assert heard == text
+    assert voice.resumed >= 1
+    assert (voice.state.duplicates, voice.state.gaps) == (0, 0)
+
+
+async def test_a_rolling_restart_replaces_every_process_and_no_session_notices(
+    cluster: Cluster,
+) -> None:
+    server = await cluster.serve(
+        "--broker", "redis", "--gateways", "2", env={"FOREBAY_SERVER_DRAIN_S": "4"}
+    )
+    before = {process.pid for process in (*server.gateways(), *server.workers())}
+    crowd = Crowd(cluster.http, [server.tts], 4, 8.0)
+    await crowd.begin()
+    server.send(signal.SIGUSR2)
+    await until(lambda: server.text('"supervisor.rolled"'), 60, "the end of the roll")
+    after = {process.pid for process in (*server.gateways(), *server.workers())}
+    assert len(after) == len(before)
+    assert not after & before
+    assert [c.what for c in history(await crowd.finish()) if c.held is False] == []

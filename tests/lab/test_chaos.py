@@ -1,0 +1,125 @@
+"""The scorecard of `forebay chaos`: what becomes of a scenario's checks, errors and time."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from forebay.errors import ConfigError
+from forebay.lab import chaos
+from forebay.lab.chaos import Check, NotRun, Options, Scenario, chosen, perform
+from forebay.lab.chaos_network import through
+from forebay.lab.chaos_people import history, within
+from forebay.lab.tts_user import Outcome
+
+
+def scenario(run: Any, limit_s: float = 5.0) -> Scenario:
+    return Scenario(name="x", rows=(1,), fault="f", expected="e", limit_s=limit_s, run=run)
+
+
+async def verdict(run: Any, limit_s: float = 5.0) -> tuple[str, str]:
+    score = await perform(scenario(run, limit_s), Options())
+    return score.verdict, score.seen
+
+
+async def test_one_check_that_does_not_hold_is_a_miss_and_is_named() -> None:
+    async def run(options: Options) -> Sequence[Check]:
+        return [Check("a", "1", "1", True), Check("b", "2", "0", False), Check("c", "3")]
+
+    assert await verdict(run) == ("missed", "b: 2")
+
+
+async def test_figures_that_nothing_is_asked_of_hold() -> None:
+    async def run(options: Options) -> Sequence[Check]:
+        return [Check("a", "1", "1", True), Check("c", "3")]
+
+    assert (await verdict(run))[0] == "held"
+
+
+async def test_what_this_machine_cannot_do_is_not_run_with_the_reason() -> None:
+    async def run(options: Options) -> Sequence[Check]:
+        raise NotRun("needs root")
+
+    assert await verdict(run) == ("not run", "needs root")
+
+
+async def test_a_scenario_that_hangs_is_a_miss_in_bounded_time() -> None:
+    async def run(options: Options) -> Sequence[Check]:
+        await asyncio.sleep(60)
+        return []
+
+    assert await verdict(run, limit_s=0.05) == ("missed", "not over after 0.05 s")
+
+
+async def test_a_server_that_does_not_start_is_a_miss_and_no_traceback() -> None:
+    async def run(options: Options) -> Sequence[Check]:
+        raise RuntimeError("the server did not start")
+
+    assert await verdict(run) == ("missed", "RuntimeError: the server did not start")
+
+
+def test_rows_of_the_catalogue_are_covered_by_scenarios_or_tests() -> None:
+    covered = {row for s in chosen(()) for row in s.rows} | {row for row, _, _ in chaos.TESTED}
+    # 19, a failover to a lagging replica, is a test of the broker.
+    assert covered >= {*range(1, 19), 20, *range(26, 34)}
+
+
+def test_a_scenario_of_another_name_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="worker-kill"):
+        chosen(["explode"])
+
+
+@pytest.mark.parametrize("scale", [0.0, 5.0])
+def test_a_size_out_of_range_is_refused(scale: float) -> None:
+    with pytest.raises(ConfigError, match="scale"):
+        Options(scale=scale).check()
+
+
+def test_the_history_check_sees_every_kind_of_damage() -> None:
+    good = Outcome(ended="completed", terminals=1)
+    assert all(check.held is not False for check in history([good, good]))
+    for damage in (
+        {"missing": 1},
+        {"duplicates": 1},
+        {"mismatched": 1},
+        {"out_of_order": 1},
+        {"terminals": 2},
+        {"terminals": 0},
+        {"ended": "hung"},
+        {"restarted": 1},
+    ):
+        bad = Outcome(**{"ended": "completed", "terminals": 1, **damage})  # type: ignore[arg-type]
+        assert any(check.held is False for check in history([good, bad])), damage
+
+
+def test_a_percentile_is_held_against_its_limit() -> None:
+    assert within("gap", [0.1, 0.2, 3.0], 1.0, 50).held
+    assert not within("gap", [0.1, 0.2, 3.0], 1.0).held
+
+
+def test_a_url_is_led_through_a_proxy_with_its_login() -> None:
+    assert through("redis://:pw@127.0.0.1:1/0", "10.0.0.1", 2) == "redis://:pw@10.0.0.1:2/0"
+    assert through("redis://127.0.0.1:1/0", "h", 2) == "redis://h:2/0"
+
+
+def test_the_scorecard_is_written_for_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(options: Options) -> Sequence[Check]:
+        return [Check("seed", str(options.seed), "3", options.seed == 3)]
+
+    monkeypatch.setattr(chaos, "chosen", lambda names: [scenario(run)])
+    out = tmp_path / "card.json"
+    console = Console(file=io.StringIO())
+    assert chaos.main(["x"], Options(seed=3), output_json=out, console=console) == 0
+    assert chaos.main(["x"], Options(seed=4), output_json=out, console=console) == 1
+    card = json.loads(out.read_text())
+    assert card["scores"][0]["verdict"] == "missed"
+    assert card["scores"][0]["checks"][0]["what"] == "seed"

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from forebay.errors import QueueFull
 from forebay.gateway.endpoints import routes
+from forebay.gateway.keys import SCOPES
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import PERSONALITIES
 from forebay.gateway.responses import Receive, Scope, Send, reply
@@ -201,6 +202,8 @@ async def test_ports_show_their_own_face() -> None:
     for name, face in (("main", "html"), ("voice", "html"), ("tts", "json"), ("chat", "json")):
         answer = await call(app, "/", personality=PERSONALITIES[name])
         assert face in answer.headers["content-type"], name
+    captions = await call(app, "/", personality=PERSONALITIES["captions"])
+    assert "html" in captions.headers["content-type"]
     model = PERSONALITIES["model"]
     assert (await call(app, "/health", personality=PERSONALITIES["tts"])).status == 404
     assert (await call(app, "/health", personality=model)).body == b""
@@ -340,4 +343,4 @@ async def test_nothing_else_is_served(name: str) -> None:
 def test_routes_have_distinct_rows() -> None:
     rows = [(r.method, r.path, n) for r in routes() for n in (r.on or PERSONALITIES)]
     assert len(rows) == len(set(rows))
-    assert all(replace(r).needs in ("", "submit", "read", "cancel", "admin") for r in routes())
+    assert all(replace(r).needs in ("", *SCOPES) for r in routes())

@@ -11,15 +11,15 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from forebay.broker.redis_address import SCHEMES, parse_url
-from forebay.config import Config, table
+from forebay.config import Config, table, table_redis
 from forebay.errors import ConfigError
 from forebay.store import find_server, is_up, write_store
 from forebay.supervisor import ProcessSpec
 
-__all__ = ["BROKER_ENV", "PRIVATE", "Store", "is_shared", "masked", "open_store"]
+__all__ = ["BROKER_ENV", "PRIVATE", "Store", "is_shared", "masked", "open_store", "with_options"]
 
 PRIVATE = ("redis", "valkey")
 """Words that ask for a server of one's own."""
@@ -72,7 +72,7 @@ def open_store(config: Config, data_dir: Path) -> Store:
             )
         return Store()
     if url not in PRIVATE:
-        return Store(url)
+        return Store(with_options(url, config))
     find_server()  # says what to install before anything is started
     files = write_store(data_dir / "store")
     return Store(
@@ -86,6 +86,19 @@ def open_store(config: Config, data_dir: Path) -> Store:
             probe=partial(is_up, files.port),
         ),
     )  # fmt: skip
+
+
+def with_options(url: str, config: Config) -> str:
+    """``url`` with what the settings say about Redis; what it says itself stands."""
+    parts = urlsplit(url)
+    said = dict(parse_qsl(parts.query, keep_blank_values=True))
+    ours = {
+        "shard": config[table_redis.SHARD],
+        "wait_replicas": str(config[table_redis.DURABILITY_REPLICAS]),
+        "need_aof": str(config[table_redis.NEED_AOF]).lower(),
+        "need_password": str(config[table_redis.NEED_PASSWORD]).lower(),
+    }
+    return urlunsplit(parts._replace(query=urlencode({**ours, **said})))
 
 
 def masked(url: str) -> str:

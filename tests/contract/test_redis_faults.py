@@ -21,6 +21,7 @@ from forebay.broker.redis import RedisBroker, RedisOptions, open_gateway_broker
 from forebay.broker.redis_address import find_master, parse_url
 from forebay.broker.redis_checks import prepare
 from forebay.broker.redis_worker import RedisWorker
+from forebay.config.load import load
 from forebay.core.admission import JobLimits
 from forebay.core.events import OutputEvent, Prompt, Text
 from forebay.core.spec import PipeSpec, WorkerInfo
@@ -33,6 +34,7 @@ from forebay.errors import (
     StoreDown,
 )
 from forebay.lab.redis_server import PrivateRedis
+from forebay.serve_store import with_options
 
 from homes import TEXT, text_spec  # isort: skip
 
@@ -455,3 +457,18 @@ def test_urls_say_where_and_hide_the_password() -> None:
     assert str(many) == "redis+sentinel://a:26379,b:1/pool"
     assert parse_url("redis://[::1]:7").hosts == (("::1", 7),)
     assert parse_url("unix+redis:///run/s?db=2").db == 2
+
+
+def test_options_stand_in_the_url_and_settings_fill_what_it_does_not_say() -> None:
+    where = parse_url("redis://h/1?shard=two&wait_replicas=1&need_aof=false")
+    options = RedisOptions.of(where)
+    assert (options.shard, options.wait_replicas, options.need_aof) == ("two", 1, False)
+    assert options.need_password and where.db == 1
+    assert RedisOptions.of(parse_url("unix+redis:///s?db=3&shard=x")).shard == "x"
+    for bad in ("colour=red", "shard=a%20b", "wait_replicas=many", "need_aof=perhaps"):
+        with pytest.raises(ConfigError):
+            RedisOptions.of(parse_url(f"redis://h?{bad}"))
+    environ = {"FOREBAY_REDIS_SHARD": "s", "FOREBAY_REDIS_NEED_AOF": "false"}
+    config = load(environ=environ, folder=Path("/nowhere"))
+    settled = RedisOptions.of(parse_url(with_options("redis://h/1?need_aof=true", config)))
+    assert (settled.shard, settled.need_aof) == ("s", True)

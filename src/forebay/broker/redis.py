@@ -87,7 +87,8 @@ async def open_gateway_broker(
     """A gateway's broker on the Redis at ``url``, checked, connected and with its functions
     loaded. Raises `CannotBoot` with one line when that Redis cannot keep our promises, and
     `StoreDown` when it does not answer. Close it with `RedisBroker.close`."""
-    broker = RedisBroker(parse_url(url), settings or Settings(), options=options or RedisOptions())
+    where = parse_url(url)
+    broker = RedisBroker(where, settings or Settings(), options=options or RedisOptions.of(where))
     await broker.start()
     return broker
 

@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from forebay.errors import ConfigError, StoreDown
 
@@ -29,6 +29,7 @@ class RedisUrl:
     password: str = ""
     db: int = 0
     tls: bool = False
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
     def loopback(self) -> bool:
@@ -55,7 +56,8 @@ def _loopback(host: str) -> bool:
 def parse_url(url: str) -> RedisUrl:
     """Read ``redis://[USER:PASSWORD@]HOST[:PORT][/DB]``, ``rediss://`` for TLS, ``valkey://``,
     ``redis+sentinel://[USER:PASSWORD@]HOST[:PORT],HOST.../SERVICE[/DB]`` or
-    ``unix+redis:///PATH[?db=N]``. Raises `ConfigError` for anything else."""
+    ``unix+redis:///PATH[?db=N]``. What else stands behind ``?`` are options, which
+    `RedisOptions.of` reads. Raises `ConfigError` for anything else."""
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
         raise ConfigError(
@@ -68,10 +70,12 @@ def parse_url(url: str) -> RedisUrl:
         "password": unquote(password),
         "tls": parts.scheme in ("rediss", "valkeys"),
     }
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    number = query.pop("db", "0")
+    common["options"] = tuple(query.items())
     path = [part for part in parts.path.split("/") if part]
     if parts.scheme == "unix+redis":
-        db = parts.query.removeprefix("db=") or "0"
-        return RedisUrl(path=unquote(parts.path), db=_whole(db, "database"), **common)
+        return RedisUrl(path=unquote(parts.path), db=_whole(number, "database"), **common)
     sentinel = parts.scheme == "redis+sentinel"
     if sentinel:
         if not path:
@@ -83,7 +87,8 @@ def parse_url(url: str) -> RedisUrl:
     hosts = tuple(_host(text, default) for text in (where or "localhost").split(","))
     if not sentinel and len(hosts) > 1:
         raise ConfigError("several hosts need redis+sentinel:// and a service name")
-    return RedisUrl(hosts=hosts, db=_whole(path[0], "database") if path else 0, **common)
+    db = _whole(path[0] if path else number, "database")
+    return RedisUrl(hosts=hosts, db=db, **common)
 
 
 def _host(text: str, port: int) -> tuple[str, int]:

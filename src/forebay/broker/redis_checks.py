@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from forebay.broker.redis_address import RedisUrl, find_master
 from forebay.broker.redis_client import DEADLINE_S
 from forebay.broker.redis_library import load_library, source
-from forebay.errors import CannotBoot, ForebayError, StoreDown
+from forebay.errors import CannotBoot, ConfigError, ForebayError, StoreDown
 
 __all__ = ["RedisOptions", "prepare"]
 
@@ -41,6 +41,25 @@ class RedisOptions(msgspec.Struct, frozen=True, kw_only=True):
     need_password: bool = True
     keep_time: bool = True
     clock_key: str = ""
+
+    @classmethod
+    def of(cls, url: RedisUrl) -> RedisOptions:
+        """The options in ``url``. Raises `ConfigError` for one that is none."""
+        words = dict(url.options)
+        known = {
+            "shard": words.pop("shard", "main"),
+            "wait_replicas": words.pop("wait_replicas", "0"),
+            "need_aof": words.pop("need_aof", "true"),
+            "need_password": words.pop("need_password", "true"),
+        }
+        if words:
+            raise ConfigError(f"broker url has the option {min(words)!r}, which is none")
+        if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", known["shard"]) is None:
+            raise ConfigError(f"shard is {known['shard']!r}, expected letters, digits, - _ and .")
+        try:
+            return msgspec.convert(known, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"broker url: {error}") from error
 
 
 async def prepare(url: RedisUrl, options: RedisOptions) -> None:

@@ -28,8 +28,8 @@ class RedisSupervisor:
     """`SupervisorBroker` on Redis, and the pools as they stand."""
 
     def __init__(self, url: str, *, options: RedisOptions | None = None) -> None:
-        self._options = options or RedisOptions()
         self._url = parse_url(url)
+        self._options = options or RedisOptions.of(self._url)
         self._store: Store | None = None
 
     async def open(self) -> None:

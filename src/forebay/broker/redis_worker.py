@@ -76,7 +76,8 @@ _lost = decoder(list[bool])
 
 def worker_broker(url: str, worker: str, *, options: RedisOptions | None = None) -> RedisWorker:
     """The broker of the worker called ``worker``, on the Redis at ``url``; `connect` it."""
-    return RedisWorker(parse_url(url), worker, options=options or RedisOptions())
+    where = parse_url(url)
+    return RedisWorker(where, worker, options=options or RedisOptions.of(where))
 
 
 class RedisWorker:

@@ -12,11 +12,11 @@ import msgspec
 from forebay import telemetry
 from forebay.choice import MEMORY, kind_of, models_dir, parse_engine, with_defaults
 from forebay.commands.common import settled
-from forebay.config import rows, table
+from forebay.config import Config, rows, table
 from forebay.core.kinds import Row
 from forebay.errors import ConfigError
 from forebay.process import limit_memory
-from forebay.serve_store import PRIVATE, is_shared
+from forebay.serve_store import PRIVATE, is_shared, with_options
 
 __all__ = ["run", "run_loop"]
 
@@ -51,7 +51,7 @@ def run(
     telemetry.configure(
         level=config[table.LOG_LEVEL], form=config[table.LOG_FORMAT], process="worker"
     )
-    broker = _place(config[table.BROKER])
+    broker = _place(config)
     served = kind_of(kind)
     name, options = parse_engine(served, engine)
     if processes is not None:
@@ -83,15 +83,16 @@ def run(
     )
 
 
-def _place(broker: str) -> str:
+def _place(config: Config) -> str:
     """Where a worker can attach. Raises `ConfigError` where it cannot."""
+    broker = config[table.BROKER]
     if broker.startswith("unix://"):
         return broker
     if broker in (*PRIVATE, "local") or not is_shared(broker):
         raise ConfigError(
             f"broker is {broker!r}, expected redis://HOST, or unix:///path of a gateway's link"
         )
-    return broker
+    return with_options(broker, config)
 
 
 def _read_row(path: Path) -> Row:

@@ -17,6 +17,7 @@ from forebay.config import (
     table_kernel,
     table_photos,
     table_recognition,
+    table_redis,
     table_text,
 )
 from forebay.config.declare import aliases
@@ -582,6 +583,7 @@ CHAT_API_KEY = declare.maybe_text(
 
 PARTS = (
     table_cluster,
+    table_redis,
     table_recognition,
     table_images,
     table_photos,

@@ -436,6 +436,15 @@ function F.forget(job)
       call('SREM', at('orphans'), pipe)
     end
   end
+  if job.feeds > 0 then  -- a pipe into a room ends with what it came from
+    for _, pipe in ipairs(call('SMEMBERS', at('feeds', job.id))) do
+      local target = call('HGET', at('pipe', pipe), 'target')
+      if target and F.is_room(target) then
+        call('DEL', at('pipe', pipe))
+        call('SREM', at('orphans'), pipe)
+      end
+    end
+  end
   F.meta('used', -floor(job.acc))
   call('ZREM', at('jobs'), job.id)
   call('DEL', at('inp', job.id), at('out', job.id), at('said', job.id), at('readers', job.id),

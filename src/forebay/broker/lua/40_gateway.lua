@@ -210,14 +210,16 @@ function API.pipe(req)
   local key, source = at('pipe', req.id), nil
   if call('EXISTS', key) == 0 then
     source = F.need(req.source)
-    local target = F.need(req.target)
+    local target = not F.is_room(req.target) and F.need(req.target)
     call('HSET', key, 'source', req.source, 'target', req.target, 'map', req.map,
       'copied', req.copied, 'done', 0, 'carrier', '')
-    call('SADD', at('feeders', target.id), req.id)
     call('SADD', at('feeds', source.id), req.id)
-    put(target, 'feeders', 1)
     put(source, 'feeds', 1)
-    if target.phase == 'cancelled' then
+    if target then
+      call('SADD', at('feeders', target.id), req.id)
+      put(target, 'feeders', 1)
+    end
+    if target and target.phase == 'cancelled' then
       F.finish_by(source, {state = 'cancelled', message = 'what it fed is over'})
     end
   end
@@ -246,10 +248,23 @@ function API.pipes(req)
   return raws(taken)
 end
 
+function F.is_room(id)
+  return id:sub(1, 5) == 'room:'
+end
+
+-- What a pipe brought is in its room already, which knows how far it is; the record is kept so
+-- that somebody goes on carrying it.
+function F.into_room(key, req, copied)
+  if req.at > copied then call('HSET', key, 'copied', req.at) end
+  if req.done then call('HSET', key, 'done', 1) end
+  return F.frame(0, req.at + 1, 0, 0, false)
+end
+
 function API.copy(req, args)
   local key = at('pipe', req.pipe)
   local values = call('HMGET', key, 'target', 'copied')
   if not values[1] then die('not_found', 'no pipe ' .. req.pipe) end
+  if F.is_room(values[1]) then return F.into_room(key, req, tonumber(values[2])) end
   local job = F.need(values[1])
   may_feed(job, req)
   if req.at <= tonumber(values[2]) then return F.ack(job, #req.sizes) end
@@ -370,7 +385,7 @@ function API.heads(req)
   call('ZADD', at('gateways'), NOW, req.gateway)
   local heads = {}
   for index, id in ipairs(req.jobs) do
-    local stream = id:sub(1, 5) == 'room:' and F.room_record(id) or F.job(id)
+    local stream = F.is_room(id) and F.room_record(id) or F.job(id)
     heads[index] = stream and F.frame(stream.epoch, stream.head) or pack(false)
   end
   return raws(heads)

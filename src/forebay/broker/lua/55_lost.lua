@@ -59,7 +59,7 @@ function API.compare(req)
 end
 
 function F.not_the_same(id, epoch, offset, attempt)
-  if id:sub(1, 5) == 'room:' then
+  if F.is_room(id) then
     local room = F.room_record(id)
     return not room or room.epoch ~= epoch or room.head < offset
   end

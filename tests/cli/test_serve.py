@@ -18,7 +18,10 @@ from forebay.errors import CannotBoot, ConfigError
 from forebay.serve import OPEN_FILES, compose, raise_open_files
 
 KINDS = ("text", "speech", "recognition", "image")
-SYNTHETIC = {f"{kind}.engines": ["synthetic"] for kind in KINDS} | {"server.port": 0}
+SYNTHETIC = {f"{kind}.engines": ["synthetic"] for kind in KINDS} | {
+    "server.port": 0,
+    "workers.kernel": 0,
+}
 
 
 def settle(tmp_path: Path, environ: dict[str, str] | None = None, **more: object):

@@ -322,12 +322,25 @@ class Hold:
         return await self._attach(Attach(view.spec.id))
 
     async def _attach(self, effect: Attach) -> Fact:
-        attachment = await self._ctx.broker.attach(
-            effect.job, gateway=self._ctx.gateway_id, write=True
-        )
+        hub = self._ctx.hub
+        early: list[int] = []  # who was superseded while our own number was on its way here
+
+        def note(push: GatewayPush) -> None:
+            if isinstance(push, SupersededPush):
+                early.append(push.number)
+
+        stop = hub.listen(effect.job, note)
+        try:
+            attachment = await self._ctx.broker.attach(
+                effect.job, gateway=self._ctx.gateway_id, write=True
+            )
+        finally:
+            stop()
         self._attachment = attachment
         self._view = attachment.view
-        self._unlisten = self._ctx.hub.listen(effect.job, self._hear)
+        self._unlisten = hub.listen(effect.job, self._hear)
+        if attachment.number in early:  # once the session knows its number
+            asyncio.get_running_loop().call_soon(self.tell, Superseded(attachment.number or 0))
         if self._ctx.scribe is not None and self._dialect.kind is Kind.RECOGNITION:
             self._ctx.scribe.began(attachment.view)
         return Attached(attachment.view, attachment.number or 0)

@@ -35,11 +35,13 @@ NO_WORKERS = [w for k in ("speech", "text", "recognition", "image", "kernel")
 
 @dataclass
 class Peer:
-    """``steps``: what a reader hears and says until it counts. ``body``: of one publish."""
+    """``first``, ``steps``: what a reader says, hears and says until it counts. ``body``: of
+    one publish."""
 
     name: str
     port: int
     path: str
+    first: list[str]
     steps: list[tuple[bytes, str]]
     publish: str
     body: Callable[[str], Any]
@@ -57,8 +59,9 @@ def _text(number: int, size: int) -> str:
 async def measure(
     peer: Peer, readers: int, rate: float, seconds: float, size: int
 ) -> dict[str, Any]:
-    crowd = Crowd(peer.steps)
-    await crowd.join(peer.port, peer.path, readers)
+    crowd = Crowd(peer.first, peer.steps)
+    await crowd.join(f"ws://127.0.0.1:{peer.port}{peer.path}", readers)
+    seen = crowd.arrivals
     sent: dict[int, float] = {}
     async with aiohttp.ClientSession() as http:
         url = f"http://127.0.0.1:{peer.port}{peer.publish}"
@@ -80,10 +83,10 @@ async def measure(
             await say(number)
         await asyncio.sleep(1)
         cpu = peer.cpu_s() - before
-    crowd.leave()
     numbers = range(100, 100 + count)
-    lags = [(crowd.last[n] - sent[n]) * 1000 for n in numbers if n in crowd.last]
-    delivered = sum(crowd.count[n] for n in numbers)
+    lags = [(seen.last[n] - sent[n]) * 1000 for n in numbers if n in seen.last]
+    crowd.leave()
+    delivered = sum(seen.count[n] for n in numbers)
     return {
         "name": peer.name,
         "p50_ms": percentile(lags, 50),
@@ -92,7 +95,7 @@ async def measure(
         "wanted": count * readers,
         "cpu_s": cpu,
         "per_cpu_s": delivered / max(cpu, 0.01),
-        "lost": crowd.lost - readers,
+        "lost": crowd.lost,
     }
 
 
@@ -111,7 +114,7 @@ def forebay() -> Iterator[Peer]:
         access = {"room": "bench", "passphrase": "bench", "user_name": "Ann"}
         yield Peer(
             "forebay", server.port, "/connection/websocket",
-            [(b"101 ", subscribe), (b'"subscribe"', "")],
+            [subscribe], [(b'"subscribe"', "")],
             "/api/send", lambda text: {**access, "text": text}, server.tree,
         )  # fmt: skip
 
@@ -164,7 +167,7 @@ def nchan(folder: Path) -> Iterator[Peer]:
     nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or "nginx"
     with child([nginx, "-c", str(work / "nginx.conf")], port) as process:
         yield Peer(
-            "nchan", port, "/sub", [(b"101 ", "")], "/pub", lambda text: {"text": text},
+            "nchan", port, "/sub", [], [], "/pub", lambda text: {"text": text},
             _tree(process),
         )  # fmt: skip
 
@@ -177,7 +180,7 @@ def node_socketio(folder: Path) -> Iterator[Peer]:
     port = free_port()
     with child(["node", "server.js", str(port)], port, cwd=folder) as process:
         yield Peer(
-            "socket.io", port, "/socket.io/?EIO=4&transport=websocket", SOCKET_IO, "/pub",
+            "socket.io", port, "/socket.io/?EIO=4&transport=websocket", [], SOCKET_IO, "/pub",
             lambda text: {"text": text}, _tree(process),
         )  # fmt: skip
 
@@ -188,7 +191,7 @@ def python_socketio(python: Path) -> Iterator[Peer]:
     command = [str(python), str(HERE / "python_socketio.py"), str(port)]
     with child(command, port) as process:
         yield Peer(
-            "python-socketio", port, "/socket.io/?EIO=4&transport=websocket", SOCKET_IO,
+            "python-socketio", port, "/socket.io/?EIO=4&transport=websocket", [], SOCKET_IO,
             "/pub", lambda text: {"text": text}, _tree(process),
         )  # fmt: skip
 

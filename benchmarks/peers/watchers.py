@@ -1,95 +1,69 @@
-"""Many WebSocket readers in one process, as cheap as they can be: bytes are searched for the
-numbers of messages, nothing is parsed. The same reader for every server that is compared."""
+"""Many WebSocket readers in one process, as cheap as they can be: messages are searched for
+their numbers, nothing is parsed. The same reader for every server that is compared."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
-import re
-import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
-__all__ = ["Crowd", "frame"]
+from forebay.lab.captions import Arrivals
+from forebay.lab.line import Line, text_frame
 
-_NUMBER = re.compile(rb"#(\d+)#")
+__all__ = ["Crowd"]
 
 
-def frame(text: str) -> bytes:
-    """One masked client text frame (RFC 6455), the mask all zero."""
-    data = text.encode()
-    if len(data) < 126:
-        head = bytes([0x81, 0x80 | len(data)])
-    else:
-        head = bytes([0x81, 0xFE]) + len(data).to_bytes(2, "big")
-    return head + b"\0\0\0\0" + data
+class _Watcher:
+    """Goes through the steps of a protocol's beginning, then counts."""
 
-
-class _Watcher(asyncio.Protocol):
-    def __init__(self, crowd: Crowd, path: str, host: str) -> None:
+    def __init__(self, crowd: Crowd) -> None:
         self.crowd = crowd
-        self.request = (
-            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n"
-            "Sec-WebSocket-Version: 13\r\n\r\n"
-        ).encode()
         self.stage = 0
+        self.line: Line | None = None
+        self.early: list[bytes] = []  # answers to what came with the handshake itself
         self.ready = asyncio.get_running_loop().create_future()
-        self.transport: asyncio.Transport | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
-        self.transport.write(self.request)
+    async def open(self, url: str) -> None:
+        self.line = await Line.open(url, self._heard, self._gone)
+        for frame in [*self.early, *self.crowd.first]:
+            self.line.send(frame)
+        if self.crowd.steps:
+            await asyncio.wait_for(self.ready, 20)
 
-    def data_received(self, data: bytes) -> None:
+    def _heard(self, data: bytes) -> None:
         if self.stage == len(self.crowd.steps):
-            now = time.monotonic()
-            for number in _NUMBER.findall(data):
-                self.crowd.arrived(int(number), now)
+            self.crowd.arrivals.heard(data)
             return
         expected, answer = self.crowd.steps[self.stage]
         if expected in data:
             self.stage += 1
-            if answer and self.transport is not None:
-                self.transport.write(frame(answer))
-            if self.stage == len(self.crowd.steps):
+            if answer:
+                frame = text_frame(answer.encode())
+                self.early.append(frame) if self.line is None else self.line.send(frame)
+            if self.stage == len(self.crowd.steps) and not self.ready.done():
                 self.ready.set_result(None)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _gone(self) -> None:
         self.crowd.lost += 1
-        if not self.ready.done():
-            self.ready.set_exception(ConnectionError(f"refused at step {self.stage}"))
 
 
 class Crowd:
-    """``steps``: what a reader waits for, and what it then says; after the last it counts.
-    Messages carry ``#number#``."""
+    """``first``: what a reader says at once; ``steps``: what it then waits for, and says.
+    After the last it counts messages, which carry ``#number#``."""
 
-    def __init__(self, steps: Sequence[tuple[bytes, str]]) -> None:
+    def __init__(self, first: Sequence[str], steps: Sequence[tuple[bytes, str]]) -> None:
+        self.first = [text_frame(text.encode()) for text in first]
         self.steps = list(steps)
-        self.count: dict[int, int] = defaultdict(int)
-        self.last: dict[int, float] = {}
+        self.arrivals = Arrivals()
         self.lost = 0
         self._watchers: list[_Watcher] = []
 
-    def arrived(self, number: int, now: float) -> None:
-        self.count[number] += 1
-        self.last[number] = now
-
-    async def join(self, port: int, path: str, readers: int) -> None:
-        loop = asyncio.get_running_loop()
-        make: Callable[[], _Watcher] = lambda: _Watcher(self, path, f"127.0.0.1:{port}")  # noqa: E731
+    async def join(self, url: str, readers: int) -> None:
         for start in range(0, readers, 50):
-            pairs = [
-                await loop.create_connection(make, "127.0.0.1", port)
-                for _ in range(start, min(start + 50, readers))
-            ]
-            await asyncio.wait_for(asyncio.gather(*(w.ready for _, w in pairs)), 20)
-            self._watchers += [watcher for _, watcher in pairs]
+            some = [_Watcher(self) for _ in range(start, min(start + 50, readers))]
+            await asyncio.gather(*(watcher.open(url) for watcher in some))
+            self._watchers += some
 
     def leave(self) -> None:
         for watcher in self._watchers:
-            if watcher.transport is not None:
-                watcher.transport.abort()
+            if watcher.line is not None:
+                watcher.line.close()

@@ -43,7 +43,7 @@ for _name, _group in (
     app.add_typer(_group, name=_name)
 cli_text.register(bench_app, models_app)
 cli_photos.register(app, bench_app)
-cli_captions.register(app)
+cli_captions.register(app, bench_app)
 
 ConfigFile = Annotated[
     Path | None,

@@ -16,9 +16,43 @@ Key = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+def register(app: typer.Typer, bench: typer.Typer) -> None:
+    """Add the commands to their groups."""
     app.command("caption")(caption)
+    bench.command("captions")(bench_captions)
+
+
+def bench_captions(
+    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8600",
+    scenario: Annotated[str, typer.Option(help="fanout, rooms or network.")] = "fanout",
+    displays: Annotated[int, typer.Option(min=1, help="Readers.")] = 1000,
+    rooms: Annotated[int, typer.Option(min=2, help="Rooms, in the scenario rooms.")] = 100,
+    rate: Annotated[float, typer.Option(min=0.1, help="Captions a second of a speaker.")] = 10.0,
+    duration: Annotated[float, typer.Option(min=0.5, help="Seconds of speaking.")] = 10.0,
+    size: Annotated[int, typer.Option(min=20, help="Characters of a caption.")] = 100,
+    rtt: Annotated[float, typer.Option(help="Round trip of the scenario network, ms.")] = 100.0,
+    loss: Annotated[float, typer.Option(help="Share of packets it loses.")] = 0.01,
+    output_json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="And a page.")] = None,
+    key: Key = None,
+) -> None:
+    """Speakers and displays of rooms: lag to the last display, losses, order."""
+    from forebay.lab import captions as lab
+
+    options = lab.Options(
+        url=url.rstrip("/"),
+        scenario=scenario,
+        displays=displays,
+        rooms=rooms,
+        rate=rate,
+        duration_s=duration,
+        size=size,
+        rtt_ms=rtt,
+        loss=loss,
+        key=key,
+    )
+    options.check()
+    raise typer.Exit(lab.main(options, output_json=output_json, report=report))
 
 
 def caption(

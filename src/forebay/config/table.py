@@ -84,13 +84,16 @@ MODELS_DIR = declare.maybe_path(
 BROKER = declare.text(
     "server.broker",
     "local",
-    "Where jobs and streams are kept: `local`, in the gateway's process.",
+    "Where jobs and streams are kept: `local`, in the gateway's process; `redis`, in a private "
+    "Valkey beside it; or the URL of a Redis or Valkey that several machines share. A URL may "
+    "hold a password: give it by the environment then.",
     flag="--broker",
 )
 GATEWAYS = declare.whole(
     "server.gateways",
     1,
-    "Gateway processes. The local broker lives in one.",
+    "Gateway processes of this machine, which share its ports. More than one needs a shared "
+    "broker.",
     low=1,
     high=64,
     flag="--gateways",

@@ -98,6 +98,7 @@ class _Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         store = self._store
+        store.heard_s = time.monotonic()
         try:
             while (reply := self._reader.gets()) is not _MORE:
                 if type(reply) is hiredis.PushNotification:
@@ -152,6 +153,7 @@ class Store:
         self._gone = asyncio.Event()
         self._empty = asyncio.Event()
         self._closed = False
+        self.heard_s = 0.0  # when anything came last: a busy server is slow, a dead one silent
         self.server = Server()
 
     # ---------------------------------------------------------------------- calling
@@ -277,7 +279,8 @@ class Store:
         """Fail what has waited too long; a server that does not answer is left."""
         self._watch = None
         limit = time.monotonic() - self._deadline_s
-        if self._pending and self._pending[0].sent < limit and self._wire is not None:
+        waited = self._pending and self._pending[0].sent < limit and self.heard_s < limit
+        if waited and self._wire is not None:
             log.warning("store.silent", deadline_s=self._deadline_s)
             self._wire.connection_lost(None)
         late = StoreDown(f"no answer within {self._deadline_s:g} s", retry_after_s=1.0)

@@ -56,6 +56,8 @@ class Batch:
         self.worker, self.job, self.held = worker, job, held
         self._consumed = Consumed()
         self._model_s = 0.0
+        self._counts: dict[str, int] = {}
+        self._samples = 0
         self._first = 0
         self._next = 0
         self._sizes: list[int] = []
@@ -72,6 +74,9 @@ class Batch:
         if not events or not self._sizes:
             return True
         return events[0].offset == self._next and len(self._sizes) < MOST_EVENTS
+
+    def __len__(self) -> int:
+        return max(1, len(self._sizes))
 
     @property
     def last(self) -> int:
@@ -92,6 +97,9 @@ class Batch:
         for event, size in zip(events, sizes, strict=True):
             self._event(event, size)
             self._next = event.offset + 1
+        # As of this commit: a later one of this lease may go into another batch.
+        self._counts = dict(self.held.counts)
+        self._samples = self.held.marks.get("samples", 0)
 
     def _event(self, event: OutputEvent, size: int) -> None:
         held, old, old_size = self.held, b"", size
@@ -125,14 +133,14 @@ class Batch:
             self._consumed,
             self._model_s,
             self._sizes,
-            held.marks.get("samples", 0),
+            self._samples,
             self._flags,
             self._faded_sizes if held.row.replaceable else [],
             self._ended,
         ]
 
     def blobs(self) -> list[bytes | str]:
-        return [encode(self.held.counts), "".join(self._said), *self._blobs]
+        return [encode(self._counts), "".join(self._said), *self._blobs]
 
 
 def _words_of(ended: Ended) -> dict[str, str]:

@@ -65,6 +65,12 @@ __all__ = ["RedisWorker", "worker_broker"]
 ASSUMED_S = 10.0
 """Sound in a recognition session, until one was measured."""
 
+IN_FLIGHT = 4
+"""Calls with commits that may be unanswered; what comes meanwhile goes together in the next."""
+
+CALL_EVENTS = 256
+"""One call carries about so many events: the store does nothing else meanwhile."""
+
 log = structlog.get_logger(__name__)
 
 _frame = decoder(WorkerFrame)
@@ -95,6 +101,8 @@ class RedisWorker:
         self._control = 0  # newest control message taken
         self._fetching = False
         self._batches: list[Batch] = []
+        self._open: dict[str, Batch] = {}  # the newest of each job in there
+        self._unanswered = 0
         self._flushing = False
         self._beginning = False
         self._kept: set[str] = set()
@@ -375,32 +383,50 @@ class RedisWorker:
             log.error("worker.over_credit", job=job, size_bytes=sum(sizes), left=held.credit.left)
             self._broken(job, attempt)
             return
-        last = self._batches[-1] if self._batches else None
-        if last is not None and last.goes_on(job, attempt, events):
-            batch = last
-        else:
-            batch = Batch(self._worker, job, held)
+        batch = self._open.get(job)
+        if batch is None or not batch.goes_on(job, attempt, events):
+            batch = self._open[job] = Batch(self._worker, job, held)
             self._batches.append(batch)
         batch.add(events, sizes, consumed, model_s)
-        if not self._flushing and self._loop is not None:
+        if not self._flushing and self._loop is not None and self._unanswered < IN_FLIGHT:
             self._flushing = True
             self._loop.call_soon(self._flush)
         if events and isinstance(events[-1], Ended):
             self._leases.pop(job, None)
 
     def _flush(self) -> None:
-        """Say everything that was committed in this turn of the loop, in one call."""
+        """Say everything that was committed in this turn of the loop, in one call or a few.
+
+        A store that is behind hears less often and more at a time."""
         self._flushing = False
-        batches, self._batches = self._batches, []
-        if not batches or self._store is None:
+        if self._store is None:
             return
+        batches, self._batches = self._batches, []
+        self._open.clear()
+        part: list[Batch] = []
+        size = 0
+        for batch in batches:
+            part.append(batch)
+            size += len(batch)
+            if size >= CALL_EVENTS:
+                self._say(part)
+                part, size = [], 0
+        if part:
+            self._say(part)
+
+    def _say(self, batches: list[Batch]) -> None:
+        assert self._store is not None
+        self._unanswered += 1
 
         def done(answers: Any) -> None:
+            self._unanswered -= 1
             if isinstance(answers, Exception):
                 log.warning("commit.unanswered", jobs=len(batches), reason=str(answers))
                 answers = [-2] * len(batches)
             for batch, answer in zip(batches, answers, strict=True):
                 self._said(batch.job, batch.held, answer, batch.last)
+            if self._batches and self._unanswered < IN_FLIGHT and not self._closed:
+                self._flush()
 
         blobs = [blob for batch in batches for blob in batch.blobs()]
         requests = [batch.request() for batch in batches]

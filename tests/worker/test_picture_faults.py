@@ -17,7 +17,8 @@ from PIL import Image
 from test_picture import Counting, doubled, photo, saved, world
 
 from forebay.core.events import Ended, Notice, Picture, Result, Tile
-from forebay.worker.pixels import TYPES
+from forebay.errors import BadImage
+from forebay.worker.pixels import TYPES, decode
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -41,6 +42,7 @@ def bomb() -> bytes:
 
 
 WHOLE = saved(photo(), "JPEG", quality=90)
+SCAN = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
 BAD: dict[str, tuple[bytes, str, str]] = {
     "a bomb": (png_header(12_000, 12_000), "image/png", "too_large"),
     "a larger one": (png_header(60_000, 60_000), "image/png", "too_large"),
@@ -60,8 +62,21 @@ BAD: dict[str, tuple[bytes, str, str]] = {
         "bad_image",
     ),
     "a script behind a bitmap's first bytes": (b"BM=1;alert(1)//" * 40, "image/bmp", "bad_image"),
-    "a jpeg of a thousand scans": (WHOLE[:-2] + b"\xff\xda" * 1000, "image/jpeg", "bad_image"),
+    "a jpeg of a thousand scans": (WHOLE[:-2] + SCAN * 1000, "image/jpeg", "bad_image"),
 }
+
+
+def test_scans_are_counted_by_markers_and_not_by_what_segments_hold(tmp_path: Path) -> None:
+    path = tmp_path / "p.jpg"
+    notes = b"\xff\xe5" + (2 + 2 * 200).to_bytes(2, "big") + b"\xff\xda" * 200
+    many = saved(photo(), "JPEG", quality=90, progressive=True)
+    for data in (WHOLE[:2] + notes + WHOLE[2:], many, WHOLE + SCAN * 200):
+        path.write_bytes(data)
+        made = decode(path, Picture(type="image/jpeg"), max_px=10**8, max_side=12_000)
+        assert len(made.data) == made.width * made.height * 3
+    path.write_bytes(many[:-2] + b"\xff\x01\xff\xff" + SCAN * 100)
+    with pytest.raises(BadImage, match="scans"):
+        decode(path, Picture(type="image/jpeg"), max_px=10**8, max_side=12_000)
 
 
 @pytest.mark.parametrize("name", BAD)

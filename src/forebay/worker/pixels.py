@@ -8,6 +8,7 @@ picture's fault and becomes `BadImage`; it never carries content.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 from collections.abc import Sequence
@@ -44,6 +45,9 @@ TYPES = {
 TILE_TYPE = "image/png"
 JPEG_SCANS = 100
 """A picture made to decode slowly has thousands; the usual progressive one about ten."""
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""Any but fill bytes, stuffed zeros and restart markers, which are found inside a scan."""
+_SOS, _EOI, _BARE = 0xDA, 0xD9, frozenset({0x01, 0xD8})
 ICC_BYTES = 1 << 20
 WEBP_SIDE = 16_383
 JPEG_SIDE = 65_500
@@ -101,10 +105,25 @@ def _check_magic(path: Path, picture: Picture) -> str:
     if picture.type and picture.type != kind:
         raise BadImage(f"the bytes are {kind}, announced was {picture.type[:64]!r}")
     if kind == "image/jpeg":
-        scans = path.read_bytes().count(b"\xff\xda")
+        scans = _jpeg_scans(path.read_bytes())
         if scans > JPEG_SCANS:
             raise BadImage(f"a jpeg of {scans} scans, expected no more than {JPEG_SCANS}")
     return kind
+
+
+def _jpeg_scans(data: bytes) -> int:
+    """How many scans a decoder will meet: markers, walked as it walks them. What a segment
+    holds (a thumbnail, a maker's notes) are no markers, whatever its bytes."""
+    scans, at = 0, 2
+    while (found := _MARKER.search(data, at)) is not None:
+        code, at = data[found.start() + 1], found.end()
+        if code == _EOI:
+            break
+        if code in _BARE:
+            continue
+        scans += code == _SOS
+        at += int.from_bytes(data[at : at + 2], "big")
+    return scans
 
 
 def _type_of(head: bytes) -> str | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gateway_harness import QUICK
 from room_world import PASS, world
 
+from forebay.gateway.keys import create
 from forebay.gateway.rooms import RoomOptions
 
 
@@ -137,7 +140,11 @@ async def test_a_message_with_a_name_is_taken_once(tmp_path: Path) -> None:
 
 
 async def test_one_writer_cannot_flood_a_room_and_keeps_its_order(tmp_path: Path) -> None:
-    async with world(tmp_path, rooms=RoomOptions(per_s=2.0, burst=3)) as w:
+    keys = tmp_path / "keys.json"
+    _, key = create(keys, now=0.0, scopes=("room:publish", "room:view"))
+    options = replace(QUICK, keys_file=str(keys), require_key=True)
+    async with world(tmp_path, options=options, rooms=RoomOptions(per_s=2.0, burst=3)) as w:
+        w.http.headers["authorization"] = f"Bearer {key}"
         messages = [{"seq": n, "text": str(n)} for n in range(1, 6)]
         status, body = await w.post(client_id="c", text=None, messages=messages)
         assert status == 200
@@ -150,6 +157,19 @@ async def test_one_writer_cannot_flood_a_room_and_keeps_its_order(tmp_path: Path
         assert (await w.post(client_id="c", seq=5, text="5"))[0] == 429
         assert (await w.post(client_id="c", seq=4, text="4"))[0] == 200
         assert await w.texts() == ["1", "2", "3", "other", "4"]
+
+
+async def test_on_this_machine_a_writer_may_be_as_quick_as_it_likes(tmp_path: Path) -> None:
+    async with world(tmp_path, rooms=RoomOptions(per_s=2.0, burst=3)) as w:
+        messages = [{"seq": n, "text": str(n)} for n in range(1, 21)]
+        _, body = await w.post(client_id="c", text=None, messages=messages)
+        assert [r["status"] for r in body["results"]] == [200] * 20
+        display = await w.display()
+        for n in range(21, 31):
+            await display.ask("publish", channel="talk", data={
+                "passphrase": PASS, "user_name": "Ada", "client_id": "c", "seq": n, "text": str(n)
+            })  # fmt: skip
+        assert len(await w.texts()) == 30
 
 
 async def test_a_stream_has_what_was_said_and_resumes_where_it_stopped(tmp_path: Path) -> None:

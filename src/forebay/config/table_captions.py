@@ -49,7 +49,7 @@ PRIVATE = declare.yes_no(
 RATE_PER_S = declare.number(
     "captions.rate_per_s",
     10.0,
-    "Finals one sender may send to a room; past it 429.",
+    "Finals one sender may send to a room; past it 429. Not on loopback.",
     unit="1/s",
     low=0.1,
     high=10_000,
@@ -57,7 +57,7 @@ RATE_PER_S = declare.number(
 BURST = declare.whole(
     "captions.burst",
     128,
-    "Finals a sender may send at once, as after an outage.",
+    "Finals a sender may send at once, as after an outage. Not on loopback.",
     low=1,
     high=100_000,
 )

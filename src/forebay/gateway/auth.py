@@ -107,6 +107,11 @@ class Auth:
             return False
         return not port.loopback or bool(self.options.allowed_hosts)
 
+    def limits(self, port: Port) -> bool:
+        """Whether the limits of one key, address or sender apply on this port. On loopback
+        they do not: whoever is there has an account on this machine."""
+        return not port.loopback or self.demands_key(port)
+
     def check(self, scope: Scope, needs: str, *, orchestrator: bool = False) -> Principal:
         """Who makes this request, if they may do ``needs`` (one of `keys.SCOPES` or
         `PUBLIC`). Raises `Forbidden` or `Unauthorized`.

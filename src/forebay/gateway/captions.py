@@ -76,9 +76,12 @@ def _lenient(scope: Scope) -> bool:
 # ------------------------------------------------------------------------------ writing
 
 
-async def take_post(rooms: Rooms, tenant: str, posted: Posted) -> dict[str, Any]:
+async def take_post(
+    scope: Scope, ctx: GatewayContext, tenant: str, posted: Posted
+) -> dict[str, Any]:
     """Put one post into its room; the answer's body. Raises what refuses all of it."""
-    answers: list[Answer] = await rooms.post(tenant, posted)
+    limited = ctx.auth.limits(port_of(scope))
+    answers: list[Answer] = await rooms_of(ctx).post(tenant, posted, limited=limited)
     if posted.many:
         return answer_many(posted, answers)
     only = answers[0]
@@ -96,7 +99,7 @@ async def send_message(scope: Scope, receive: Receive, send: Send, ctx: GatewayC
     now_ms = rooms.now_ms()
     stamp = time.strftime("%H:%M:%S", time.localtime(now_ms / 1000))
     posted = parse_post(body, lenient=_lenient(scope), now_ms=now_ms, stamp=stamp)
-    await reply_json(send, await take_post(rooms, scope["forebay.tenant"], posted))
+    await reply_json(send, await take_post(scope, ctx, scope["forebay.tenant"], posted))
 
 
 async def php_post(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:

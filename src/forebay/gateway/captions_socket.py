@@ -240,7 +240,7 @@ class _Client:
         now_ms = self._rooms.now_ms()
         stamp = time.strftime("%H:%M:%S", time.localtime(now_ms / 1000))
         posted = parse_fields(given, lenient=self._lenient, now_ms=now_ms, stamp=stamp)
-        body = await take_post(self._rooms, principal.tenant, posted)
+        body = await take_post(self._scope, self._ctx, principal.tenant, posted)
         del body["status"], body["message"]
         return centrifuge.reply(command, body)
 

@@ -182,17 +182,18 @@ class Rooms:
 
     # ------------------------------------------------------------------------- writing
 
-    async def post(self, tenant: str, posted: Posted) -> list[Answer]:
-        """Take one post; one answer for each message. Raises what refuses all of it."""
+    async def post(self, tenant: str, posted: Posted, *, limited: bool) -> list[Answer]:
+        """Take one post; one answer for each message. ``limited``: no sender may send faster
+        than the options say. Raises what refuses all of it."""
         room = await self.admit(tenant, posted.room, posted.passphrase, posted.persist)
         try:
-            return await self._post(room, posted)
+            return await self._post(room, posted, limited)
         except NotFound:  # dropped since it was last seen
             self._fresh.pop(room, None)
             room = await self.admit(tenant, posted.room, posted.passphrase, posted.persist)
-            return await self._post(room, posted)
+            return await self._post(room, posted, limited)
 
-    async def _post(self, room: str, posted: Posted) -> list[Answer]:
+    async def _post(self, room: str, posted: Posted, limited: bool) -> list[Answer]:
         answers: dict[int, Answer] = {}
         items, places = [], []
         refusal: ForebayError | None = None
@@ -201,7 +202,7 @@ class Rooms:
                 answers[index] = message.error
             elif message.preview:
                 answers[index] = await self._preview(room, posted, message)
-            elif (refusal := refusal or self._over(room, posted, message)) is not None:
+            elif limited and (refusal := refusal or self._over(room, posted, message)):
                 answers[index] = refusal
             else:
                 items.append(message.item(posted.client, posted.settled))

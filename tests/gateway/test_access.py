@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from asgi_calls import application, call, context
 
-from forebay.errors import CannotBoot, Unauthorized
+from forebay.errors import CannotBoot, NotFound, Unauthorized
 from forebay.gateway import keys
 from forebay.gateway.auth import LOCAL, PUBLIC, Auth, Tickets, refuse_open_bind
 from forebay.gateway.endpoints import routes
@@ -31,7 +33,26 @@ PUBLIC_PATHS = {
     "/health",
     "/readyz",
     "/api/v1/health",
+    "/captions",
+    "/display",
+    "/display.php",
+    "/{folder}/display.php",
+    "/room",
+    "/speak",
+    "/notebook",
 }
+"""Health, and pages: files that say nothing of anybody."""
+
+ROOM_READING = {
+    "/api/list",
+    "/api/stream",
+    "/server.php",
+    "/{folder}/server.php",
+    "/api/rooms/{room}",
+    "/api/rooms/{room}/export",
+    "/connection/websocket",
+}
+"""A link's ticket stands for a key here, so their handlers ask, with the room at hand."""
 
 
 async def stub(scope: Scope, receive: Receive, send: Send, ctx: Any) -> None:
@@ -48,8 +69,8 @@ def stubs() -> list[Route]:
 
 
 def concrete(route: Route) -> str:
-    path = route.path.replace("{name:path}", "a.js").replace("{model:path}", "m")
-    return path.replace("{id}", "abc").replace("{name}", "n").replace("{owner}", "o")
+    """A path that finds it."""
+    return re.sub(r"\{\w+(:path)?\}", "abc", route.path)
 
 
 def everywhere() -> Iterator[tuple[Route, Personality]]:
@@ -103,7 +124,7 @@ async def test_off_loopback_every_route_asks_for_a_key_with_its_scope(
 ) -> None:
     let_in = 101 if route.method == "WEBSOCKET" else 200
     if needs(route, personality) == PUBLIC:
-        assert route.path in PUBLIC_PATHS
+        assert route.path in PUBLIC_PATHS | ROOM_READING
         assert (await keyed.call(route, personality)).status == let_in
         return
     for shown in (
@@ -126,8 +147,43 @@ async def test_off_loopback_every_route_asks_for_a_key_with_its_scope(
             assert answer.body == f"t-{scope.replace(':', '-')}".encode()
 
 
-def test_only_the_health_list_and_the_console_are_public() -> None:
-    assert {route.path for route in routes() if route.needs == PUBLIC} == PUBLIC_PATHS
+def test_only_the_health_list_and_pages_are_public() -> None:
+    open_to_all = [route for route in routes() if route.needs == PUBLIC]
+    assert {route.path for route in open_to_all} == PUBLIC_PATHS | ROOM_READING
+    assert {route.method for route in open_to_all} == {"GET", "WEBSOCKET"}
+
+
+@pytest.mark.parametrize("personality", [MAIN, PERSONALITIES["captions"]], ids=["main", "captions"])
+@pytest.mark.parametrize("path", sorted(ROOM_READING - {"/connection/websocket"}))
+async def test_off_loopback_reading_a_room_asks_for_a_key_that_may_view(
+    keyed: Keyed, path: str, personality: Personality
+) -> None:
+    keyed.ctx.rooms = SimpleNamespace(may_read=_nobody, broker=SimpleNamespace(room=_no_room))
+    real = application(keyed.ctx)
+
+    async def ask(query: str = "", **headers: str) -> Any:
+        where = re.sub(r"\{\w+\}", "talk", path) + f"?room=talk&action=stream&{query}"
+        named = {"host": "gw.example.com", **headers}
+        return await call(real, where, headers=named, personality=personality, loopback=False)
+
+    for refused in (
+        await ask(),
+        await ask(authorization=f"Bearer {keyed.revoked}"),
+        await ask("view=v1.nonsense"),
+        await ask("passphrase=x&ticket=fbt_nonsense"),
+    ):
+        assert refused.status == 401, refused.body
+    for scope, key in keyed.by_scope.items():
+        answer = await ask(authorization=f"Bearer {key}")
+        assert (answer.status == 403) == (scope not in ("room:view", "admin")), scope
+
+
+async def _nobody(tenant: str, name: str, passphrase: str) -> None:
+    raise NotFound("let in")
+
+
+async def _no_room(room: str) -> Any:
+    raise NotFound("no such room")
 
 
 @pytest.mark.parametrize(("route", "personality"), ROWS, ids=IDS)

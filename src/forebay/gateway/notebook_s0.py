@@ -340,9 +340,9 @@ def route(method: str, path: str, handler: Answering, needs: str, **facts: Any) 
 ROUTES = [
     route("POST", "/initialize", initialize, "submit", works=True),
     route("GET", "/check_notebook_id/{id}", check, "read"),
-    route("POST", "/restart_kernel", restart, "submit"),
+    route("POST", "/restart_kernel", restart, "cancel"),
     route("POST", "/execute", execute, "submit", works=True),
     route("POST", "/cancel_execution/{id}", cancel, "cancel"),
     route("GET", "/execution_status/{id}", status, "read"),
-    route("POST", "/shutdown", shutdown, "submit"),
+    route("POST", "/shutdown", shutdown, "cancel"),
 ]

@@ -197,11 +197,15 @@ async def test_readyz_names_the_stage_until_every_pool_is_ready() -> None:
     assert (await call(app, "/readyz")).status == 503
 
 
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
 async def test_ports_show_their_own_face() -> None:
     app = application(context())
     for name, face in (("main", "html"), ("voice", "html"), ("tts", "json"), ("chat", "json")):
-        answer = await call(app, "/", personality=PERSONALITIES[name])
+        answer = await call(app, "/", headers=BROWSER, personality=PERSONALITIES[name])
         assert face in answer.headers["content-type"], name
+    assert (await call(app, "/")).json["status"] == "running"
     captions = await call(app, "/", personality=PERSONALITIES["captions"])
     assert "html" in captions.headers["content-type"]
     model = PERSONALITIES["model"]
@@ -304,13 +308,14 @@ def test_labels_are_bounded() -> None:
 
 async def test_the_console_is_served_under_a_strict_policy() -> None:
     app = application(context())
-    answer = await call(app, "/")
+    answer = await call(app, "/", headers=BROWSER)
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
-    again = await call(app, "/", headers={"if-none-match": answer.headers["etag"]})
+    seen = {**BROWSER, "if-none-match": answer.headers["etag"]}
+    again = await call(app, "/", headers=seen)
     assert (again.status, again.body) == (304, b"")
 
 
@@ -318,7 +323,7 @@ async def test_every_file_the_console_names_is_there_with_its_type() -> None:
     import re
 
     app = application(context())
-    page = (await call(app, "/")).body.decode()
+    page = (await call(app, "/", headers=BROWSER)).body.decode()
     named = re.findall(r'(?:src|href)="(/static/[^"]+)"', page)
     assert named
     assert not re.search(r"<script(?![^>]*src=)|<style| on\w+=| style=", page)

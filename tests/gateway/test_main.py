@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from gateway_harness import QUICK, Served, close_code, frame, read_frame
 
 from forebay.broker.journal import Journal
@@ -41,6 +43,17 @@ START = json.dumps(
     {"type": "start", "session_id": "s", "audio_format": "pcm16_wav", "sample_rate": 16000,
      "channels": 1}
 ).encode()  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """`main` sets up logging for its process, which here is that of all tests."""
+    chain, root = structlog.get_config(), logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.configure(**chain)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def spec_for(folder: Path, socks: list[tuple[socket.socket, str]], **facts: Any) -> GatewaySpec:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from websockets.frames import apply_mask
+from websockets.frames import apply_mask  # type: ignore[attr-defined]  # C where compiled
 
 __all__ = ["FrameEdge", "plain_frame"]
 

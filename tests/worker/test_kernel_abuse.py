@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import tempfile
 import time
 from pathlib import Path
 
@@ -160,3 +161,18 @@ async def test_a_killed_worker_takes_its_kernels_along(tmp_path: Path) -> None:
         assert text(events) == "again\n"
         gone, alive = psutil.wait_procs(kernels, timeout=5)
         assert not alive
+
+
+async def test_what_a_killed_worker_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    gone = await asyncio.create_subprocess_exec("true")
+    await gone.wait()
+    left = Path(tempfile.gettempdir()) / f"fbk-{gone.pid}-test"
+    mine = Path(tempfile.gettempdir()) / f"fbk-{os.getpid()}-test"
+    left.mkdir(mode=0o700)
+    mine.mkdir(mode=0o700)
+    try:
+        async with world(tmp_path):
+            assert not left.exists()
+            assert mine.exists()
+    finally:
+        mine.rmdir()

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
@@ -23,7 +24,7 @@ from forebay.core.events import Cell, FileOp, InputItem, Notice, OutputEvent, Re
 from forebay.core.kinds import Kind
 from forebay.core.notebook import check_id, folder_of
 from forebay.engines import EngineInfo, Report, Resume
-from forebay.engines.kernel_jail import Limits, probe
+from forebay.engines.kernel_jail import Limits, probe, sweep
 from forebay.engines.kernel_output import CellOutput
 from forebay.engines.kernel_process import Housing, Kernel
 from forebay.engines.notebook_files import Files, file_result
@@ -124,6 +125,7 @@ class NotebookKernels:
             interrupt_s=values["interrupt_s"],
         )
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(sweep, Path(tempfile.gettempdir()))
         stages.at("ready", "confined" if jail is not None else f"not confined: {why}")
         return EngineInfo(
             model="python",

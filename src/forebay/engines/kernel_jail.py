@@ -10,6 +10,7 @@ can be made (then the number of processes is bounded by the user namespace).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,7 +21,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Cgroup", "Jail", "Limits", "kept_environment", "probe", "usable_cgroup"]
+__all__ = [
+    "Cgroup",
+    "Jail",
+    "Limits",
+    "boot_settings",
+    "kept_environment",
+    "probe",
+    "sweep",
+    "usable_cgroup",
+]
 
 MiB = 1024 * 1024
 HOME = "/home/notebook"
@@ -268,6 +278,35 @@ def _made(
         made.remove()
         return None
     return made
+
+
+def sweep(temporary: Path) -> None:
+    """Remove what kernels of workers that were killed have left: groups and socket folders.
+    Blocks. What still has a process in it stays."""
+    own = _own_groups()
+    places = [ROOT / c / own[c] for c in ("memory", "pids", "cpu") if c in own]
+    places += [ROOT / own[""]] if "" in own else []
+    for folder in [d for place in places for d in place.glob("forebay-*-*")]:
+        if _orphan(folder.name):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+    for folder in temporary.glob("fbk-*-*"):
+        if _orphan(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _orphan(name: str) -> bool:
+    """Whether the worker whose process id stands in ``name`` is gone."""
+    pid = name.split("-")[1]
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def boot_settings(limits: Limits, *, flush_s: float, bound_processes: bool) -> str:

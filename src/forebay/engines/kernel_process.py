@@ -99,7 +99,7 @@ class Kernel:
         self._housing = housing
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
-        self._folder = Path(tempfile.mkdtemp(prefix="fbk-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=f"fbk-{os.getpid()}-"))
         self._manager: Any = None
         self._process: subprocess.Popen[bytes] | None = None
         self._group: Cgroup | None = None

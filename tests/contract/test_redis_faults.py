@@ -134,8 +134,16 @@ async def begin(site: Site) -> tuple[RedisBroker, Hand, int]:
     return broker, hand, attachment.number or 0
 
 
+def written(server: PrivateRedis) -> None:
+    """Wait until everything answered is in the file: on a slow disk that may take a moment."""
+    with server.client() as client:
+        while client.info("persistence")["aof_buffer_length"]:
+            time.sleep(0.01)
+
+
 async def test_a_killed_server_that_wrote_down_everything_is_a_pause(site: Site) -> None:
     broker, hand, number = await begin(site)
+    await asyncio.to_thread(written, site.server)
     site.server.kill()
     hand.speak("a", "cd")  # is said again when there is somebody to say it to
     with pytest.raises(StoreDown):

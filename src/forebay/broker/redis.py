@@ -120,6 +120,7 @@ class RedisBroker:
         self._rooms: dict[str, list[asyncio.Future[None]]] = {}
         self._appends = 0
         self._lost: dict[str, None] = {}
+        self._fed: dict[str, int] = {}  # last input offset answered, of jobs fed from here
         self._tasks: list[asyncio.Task[None]] = []
         self._stale = asyncio.Event()
         self._follower = Follower(
@@ -409,6 +410,7 @@ class RedisBroker:
         request: dict[str, Any] = {"job": attachment.job, "gateway": attachment.gateway}
         if attachment.number is not None:
             request["number"] = attachment.number
+            self._fed.pop(attachment.job, None)
         await self._store.call("detach", request, again=attachment.number is not None)
 
     async def delivered(self, gateway: str, positions: Mapping[str, int]) -> None:
@@ -429,10 +431,13 @@ class RedisBroker:
         request, blobs = feed_request(items)
         self._appends += 1
         request |= {"job": job, "number": attachment, "rid": f"{self._name}:{self._appends}"}
+        request |= {"have": self._fed.get(job, 0)}
         request |= {} if client_pos is None else {"pos": client_pos}
         request |= {} if units is None else {"units": units}
         try:
-            return self._acked(await self._store.call("append", request, *blobs, again=True))
+            ack = self._acked(await self._store.call("append", request, *blobs, again=True))
+            self._fed[job] = ack.offset
+            return ack
         except NotFound:
             if job in self._lost:
                 raise StateLost(f"the store lost job {job}") from None

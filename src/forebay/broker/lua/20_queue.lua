@@ -259,7 +259,8 @@ function F.lease_body(job, worker)
     map_of(job.counts), map_of(job.marks),
     array(4), pack(consumed[1], consumed[2], consumed[3], consumed[4]),
     pack(start), raws(items), pack(job.ihead),
-    pack(F.said(job)), raws(F.tiles(job)), pack(job.strikes >= EXCLUSIVE_AFTER, F.media_delivered(job)),
+    pack(F.said(job)), raws(F.tiles(job)),
+    pack(job.strikes >= EXCLUSIVE_AFTER, F.media_delivered(job)),
     pack(F.attached(job), F.run_left(job)),
   })
 end

@@ -369,7 +369,9 @@ function F.over(job, ended)
   put(job, 'ended', NOW)
   if ended.state == 'completed' then F.measure(pool, 'model', job.model) end
   F.meta('live', -1)
-  if call('HINCRBY', at('tenants'), st.tenant, -1) <= 0 then call('HDEL', at('tenants'), st.tenant) end
+  if call('HINCRBY', at('tenants'), st.tenant, -1) <= 0 then
+    call('HDEL', at('tenants'), st.tenant)
+  end
   F.undue('w:' .. job.id, 't:' .. job.id)
   if ended.code == 'poison' then F.bury_dead(job) end
   if ended.state ~= 'failed' then

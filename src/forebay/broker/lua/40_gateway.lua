@@ -174,7 +174,7 @@ function API.append(req, args)
   local job = F.need(req.job)
   if call('HGET', job._key, 'rid') == req.rid then return F.ack(job, 0) end  -- asked again
   if F.settling() then die('settling', 'cursors are being compared') end
-  if job.ihead < (req.have or 0) then die('state_lost', 'the store lost input of job ' .. job.id) end
+  if job.ihead < req.have then die('state_lost', 'the store lost input of job ' .. job.id) end
   may_feed(job, req)
   if req.number ~= job.num then
     die('fenced', 'attachment ' .. req.number .. ' writes, the holder is ' .. job.num)
@@ -340,7 +340,8 @@ function API.mark(req)
   local name, value = req.counter, req.value
   local total = job.marks ~= '' and unpack_(job.marks)[name] or 0
   if value > total then
-    F.refuse('ahead_of_head', 'asked for what follows ' .. value .. ' ' .. name .. ', there are ' .. total)
+    F.refuse('ahead_of_head', 'asked for what follows ' .. value .. ' ' .. name .. ', there are '
+      .. total)
   end
   local first = F.passes(job, name, value)
   if first == job.first and job.first > 1 then

@@ -138,6 +138,8 @@ async def test_status_shows_all_output_while_a_cell_runs_and_cancel_interrupts_i
     assert (await get(http, "/execution_status/nobody"))[0] == 404
     status, missing = await post(http, "/cancel_execution/nobody")
     assert (status, missing["detail"]) == (404, "Notebook not found")
+    _, missing = await post(http, "/cancel_execution/nobody?lang=zh")
+    assert missing["detail"] == "笔记本不存在"
 
 
 async def test_a_client_that_leaves_does_not_end_its_cell(http: aiohttp.ClientSession) -> None:

@@ -69,6 +69,8 @@ def test_a_file_in_use_a_folder_and_a_full_notebook_are_refused(files: Files) ->
     files.write("d/x", b"1")
     with pytest.raises(BadRequest):
         files.write("d", b"2")
+    with pytest.raises(NotFound, match="d is a folder"):
+        files.read("d")
     with pytest.raises(NotFound):
         files.write("none/x", b"2", make_dirs=False)
     with pytest.raises(QuotaExceeded):

@@ -68,7 +68,8 @@ def decode_request(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         text, _, path = str(error).partition(" - at `$")
         raise BadRequest(_lower(text), param=path.strip("`").lstrip(".") or None) from None
     except msgspec.DecodeError as error:
-        raise BadRequest(f"body is no json: {_lower(str(error))}") from None
+        said = str(error).removeprefix("JSON is malformed: ")
+        raise BadRequest(f"body is no json: {_lower(said)}") from None
     except UnicodeDecodeError:
         raise BadRequest("body is not utf-8") from None
 

@@ -181,6 +181,8 @@ class Composer:
         """What is said before the model is."""
         op, echo = self._op, self._op.echo
         match op.type:
+            case "user_question" if not _named(echo.get("QId")):
+                return []  # a page cannot begin an answer without a name
             case "user_question":
                 return self._whole([_event("initStreamingAnswer", echo, "processing")])
             case "user_command":

@@ -67,10 +67,12 @@ class Files:
         *where, last = check_path(name)
         with self._walk(where) as parent:
             handle = _translated(lambda: os.open(last, _FILE, dir_fd=parent), name)
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):  # before fdopen, which refuses a folder itself
+            os.close(handle)
+            kind = "is a folder" if stat.S_ISDIR(found.st_mode) else "is no file"
+            raise NotFound(f"{name[:200]} {kind}")
         with os.fdopen(handle, "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise NotFound(f"no file is called {name[:200]}")
             if found.st_size > MAX_READ_BYTES:
                 raise TooLarge(
                     f"the file has {found.st_size} bytes, expected no more than {MAX_READ_BYTES}"

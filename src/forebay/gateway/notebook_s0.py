@@ -189,7 +189,7 @@ async def cancel(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     lang, tenant = language_of(scope), scope["forebay.tenant"]
     notebook = check_id(scope["path_params"]["id"])
     if not await is_known(ctx, tenant, notebook):
-        raise NotFound("no notebook of that id", word="Notebook not found")
+        raise NotFound("no notebook of that id", word=say("no_notebook", language_of(scope)))
     view = await live_job(ctx, tenant, notebook)
     if view is None or view.ended_s is not None:
         await reply_json(send, {"status": "ok", "message": say("nothing_runs", lang)})
@@ -298,7 +298,7 @@ async def status(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     view = await live_job(ctx, tenant, notebook)
     if view is None:
         if not await is_known(ctx, tenant, notebook):
-            raise NotFound("no notebook of that id", word="Notebook not found")
+            raise NotFound("no notebook of that id", word=say("no_notebook", language_of(scope)))
         await reply_json(send, {"status": "idle", "elapsed_time": 0.0, "timestamp": _now()})
         return
     record = ctx.notebooks.get(tenant, notebook)

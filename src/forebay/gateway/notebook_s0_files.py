@@ -16,6 +16,7 @@ import msgspec
 
 from forebay.core.notebook import check_id, check_path
 from forebay.dialects.notebook import say, words_of
+from forebay.dialects.photos import disposition
 from forebay.errors import BadRequest, ForebayError, StoreFull
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.forms import Form
@@ -68,7 +69,6 @@ async def download(scope: Scope, receive: Receive, send: Send, ctx: GatewayConte
     """``GET /download_file/{id}/{filename}``: the bytes, and nothing a browser would run."""
     name = await _named(scope)
     facts, data = await _read(scope, ctx, scope["path_params"]["id"], name)
-    quoted = facts["name"].encode("ascii", "replace").replace(b'"', b"_").replace(b"?", b"_")
     await reply(
         send,
         200,
@@ -76,7 +76,7 @@ async def download(scope: Scope, receive: Receive, send: Send, ctx: GatewayConte
         [
             *FILE_HEADERS,
             (b"content-type", b"application/octet-stream"),
-            (b"content-disposition", b'attachment; filename="' + quoted + b'"'),
+            (b"content-disposition", disposition(facts["name"])),
         ],
     )
 

@@ -7,7 +7,7 @@ from homes import Home, speech_spec
 
 from forebay.broker import FreedPush
 from forebay.core.events import Ended, Text
-from forebay.errors import NotFound
+from forebay.errors import BadRequest, NotFound
 
 
 async def test_cancel_while_queued_ends_at_once(home: Home) -> None:
@@ -73,6 +73,25 @@ async def test_cancel_is_idempotent_and_never_changes_an_end(home: Home) -> None
     assert len(await home.stored("a")) == 1
     with pytest.raises(NotFound):
         await home.broker.cancel("nope")
+
+
+async def test_a_job_that_is_over_can_be_forgotten_and_its_name_is_free(home: Home) -> None:
+    worker = await home.worker("w1", sessions=1)
+    await home.speech("a", "hello")
+    await home.settle()
+    with pytest.raises(BadRequest, match="expected one that is over"):
+        await home.broker.forget("a")
+    await home.broker.cancel("a")
+    await home.broker.forget("a")
+    await home.broker.forget("a")  # twice is once
+    with pytest.raises(NotFound):
+        await home.broker.status("a")
+    assert await home.broker.jobs() == []
+    worker.end("a")  # the worker was in the middle of it: its slot comes back all the same
+    await home.settle()
+    await home.speech("b", "x")
+    await home.settle()
+    assert (await home.broker.status("b")).state == "running"
 
 
 async def test_a_gateway_may_end_a_job_with_its_own_word(home: Home) -> None:
@@ -172,3 +191,22 @@ async def test_a_thousand_idle_sessions_cost_nothing(home: Home) -> None:
     before = home.time.fired
     await home.advance(60)
     assert home.time.fired == before
+
+
+async def test_a_view_says_when_its_job_began_and_ended_on_the_readers_clock(home: Home) -> None:
+    worker = await home.worker("w1", sessions=1)
+    await home.speech("a", "x", end=True)
+    await home.settle()
+    await home.advance(3)
+    view = await home.broker.status("a")
+    assert home.clock() - view.created_s == pytest.approx(3, abs=0.2)
+    worker.speak("a", "x")
+    worker.end("a")
+    await home.settle()
+    await home.advance(4)
+    view = await home.broker.status("a")
+    assert view.started_s is not None
+    assert view.ended_s is not None
+    assert view.started_s - view.created_s == pytest.approx(0, abs=0.2)
+    assert view.ended_s - view.created_s == pytest.approx(3, abs=0.2)
+    assert home.clock() - view.ended_s == pytest.approx(4, abs=0.2)

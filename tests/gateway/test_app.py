@@ -224,6 +224,16 @@ async def test_status_shows_every_field_of_a_pool_even_zero() -> None:
     assert answer["first_bytes"]["ttfa_ms"] == {"p50": 0, "p95": 0, "p99": 0, "n": 0}
     assert answer["ready"] is False
     assert answer["ports"] == {"main": "console and every protocol"}
+    assert answer["views"] == ["talk", "listen", "photos", "captions", "notebook"]
+
+
+async def test_a_port_of_an_original_links_only_to_pages_that_work_there() -> None:
+    app = application(context())
+    offered = {
+        name: (await call(app, "/api/status", personality=PERSONALITIES[name])).json["views"]
+        for name in ("voice", "captions", "api")
+    }
+    assert offered == {"voice": ["talk", "listen", "captions"], "captions": [], "api": []}
 
 
 # --------------------------------------------------------------------------- metrics

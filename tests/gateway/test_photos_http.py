@@ -208,7 +208,7 @@ async def test_a_batch_counts_truthfully_and_comes_as_a_zip(
     found = await ask(client, gateway, batch)
     assert found["status"] == "partial_completed"
     assert (found["completed_files"], found["failed_files"], found["progress"]) == (2, 1, 1.0)
-    assert [s["filename"] for s in found["sub_tasks"]] == ["same"] * 3
+    assert [s["filename"] for s in found["sub_tasks"]] == ["same.jpg"] * 3
     assert found["sub_tasks"][2]["error"] == "Task cancelled"
     async with client.get(gateway.url + batch.replace("status", "download")) as packed:
         assert packed.content_type == "application/zip"
@@ -216,6 +216,27 @@ async def test_a_batch_counts_truthfully_and_comes_as_a_zip(
     assert archive.testzip() is None
     assert archive.namelist() == ["same_enhanced.jpg", "same_enhanced (1).jpg"]
     assert archive.read("same_enhanced.jpg") == jpeg(80, 60)
+
+
+async def test_a_batch_goes_on_without_the_tasks_that_were_deleted(
+    gateway: PhotoStand, client: Any
+) -> None:
+    response = await post(client, gateway, jpeg(), jpeg(shade=1), field="files",
+                          path="/api/v1/enhance/batch")  # fmt: skip
+    made = await response.json()
+    for task in made["sub_tasks"]:
+        await done(client, gateway, task)
+    batch = f"/api/v1/batch/status/{made['batch_task_id']}"
+    archive_url = gateway.url + batch.replace("status", "download")
+    await client.delete(f"{gateway.url}/api/v1/tasks/{made['sub_tasks'][0]}")
+    found = await ask(client, gateway, batch)
+    assert [s["task_id"] for s in found["sub_tasks"]] == made["sub_tasks"][1:]
+    assert (found["status"], found["total_files"]) == ("completed", 1)
+    async with client.get(archive_url) as packed:
+        assert len(zipfile.ZipFile(io.BytesIO(await packed.read())).namelist()) == 1
+    await client.delete(f"{gateway.url}/api/v1/tasks/{made['sub_tasks'][1]}")
+    async with client.get(archive_url) as gone:
+        assert gone.status == 404
 
 
 async def test_a_batch_is_taken_whole_or_not_at_all(gateway: PhotoStand, client: Any) -> None:

@@ -305,6 +305,11 @@ class GatewayBroker(Protocol):
         nobody owns it, so there is nothing to do it to. No answer comes: what a running cell
         says, and how it ends, is in its output. Raises `ModelNotFound` for an unknown pool."""
 
+    async def forget(self, job: str) -> None:
+        """Forget a job that is over, at once and not when its window has passed: no gateway
+        finds it any more, nor after a restart. Nothing happens when it is not known. Raises
+        `BadRequest` while it is not over."""
+
     async def expire(self, job: str, ended: Ended) -> None:
         """End the job with ``ended`` (failed or expired) on the gateway's word, such as
         a slow client; the same fence and the same worker stop as cancel."""

@@ -257,6 +257,14 @@ class LocalBroker:
         worker.sink(Control(pool=pool, affinity=affinity, what=what, args=dict(args or {})))
         return True
 
+    async def forget(self, job: str) -> None:
+        entry = self._core.entries.get(job)
+        if entry is None:
+            return
+        if entry.job.ended is None:
+            raise BadRequest(f"job {job} is {entry.job.state}, expected one that is over")
+        self._core.forget(entry)
+
     async def expire(self, job: str, ended: Ended) -> None:
         self._core.end(self._entry(job), ended)
 

@@ -369,6 +369,9 @@ class RedisBroker:
         request = {"pool": pool, "affinity": affinity, "what": what}
         return bool(await self._store.call("order", request, encode(dict(args or {}))))
 
+    async def forget(self, job: str) -> None:
+        await self._store.call("forget", {"job": job}, again=True)
+
     async def expire(self, job: str, ended: Ended) -> None:
         await self._finish(job, ended)
 

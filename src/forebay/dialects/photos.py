@@ -58,6 +58,7 @@ FORMATS = ("jpeg", "png", "webp")
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 TAKEN = (".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".tif", ".webp")
 NAME_CHARS = 120
+EXTENSION_CHARS = 12
 
 
 class Unprocessable(BadRequest):
@@ -125,19 +126,25 @@ def check_file(name: str, kind: str) -> None:
 
 
 def clean_name(name: str) -> str:
-    """A client's file name without its extension, as text that may be shown and sent back.
+    """A client's file name, as text that may be shown and sent back.
 
     It is never a path: separators and what precedes them, control and formatting characters
     are gone."""
     base = re.split(r"[/\\]", name)[-1]
-    stem = base[: base.rfind(".")] if base.rfind(".") > 0 else base
-    kept = "".join(c for c in stem if unicodedata.category(c)[0] != "C")
-    return re.sub(r"\.{2,}", ".", kept).strip(" .")[:NAME_CHARS] or "photo"
+    kept = "".join(c for c in base if unicodedata.category(c)[0] != "C")
+    stem, extension = _halves(re.sub(r"\.{2,}", ".", kept).strip(" ."))
+    return (stem[:NAME_CHARS].rstrip(" .") or "photo") + extension[:EXTENSION_CHARS]
+
+
+def _halves(name: str) -> tuple[str, str]:
+    """What stands before the last dot, and the rest with it."""
+    at = name.rfind(".")
+    return (name[:at], name[at:]) if at > 0 else (name, "")
 
 
 def enhanced_name(params: Mapping[str, Any]) -> str:
     """``<stem>_enhanced.<extension of the result>``."""
-    stem = str(params.get("filename") or "photo")
+    stem, _ = _halves(str(params.get("filename") or "photo"))
     return f"{stem}_enhanced.{EXTENSIONS.get(str(params.get('format')), 'jpg')}"
 
 

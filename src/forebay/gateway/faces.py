@@ -16,7 +16,7 @@ from forebay.gateway.captions_pages import landing
 from forebay.gateway.console import page
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.metrics import CONTENT_TYPE
-from forebay.gateway.personality import PERSONALITIES
+from forebay.gateway.personality import PERSONALITIES, Personality
 from forebay.gateway.photo_tasks import root_body as photo_facts
 from forebay.gateway.responses import Receive, Scope, Send, reply, reply_json
 
@@ -33,6 +33,8 @@ __all__ = [
     "ticket",
     "tts_health",
 ]
+
+VIEWS = ("talk", "listen", "photos", "captions", "notebook")
 
 
 async def root(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
@@ -195,8 +197,16 @@ async def status(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
             "voice_sessions": ctx.metrics.voice_sessions,
             "first_bytes": ctx.metrics.first_bytes(),
             "ports": {name: PERSONALITIES[name].about for name in ctx.ports},
+            "views": _views(port_of(scope).personality),
         },
     )
+
+
+def _views(manners: Personality) -> list[str]:
+    """The pages that work on a port, and so are linked to each other there."""
+    if manners.face != "console":
+        return []
+    return ["talk", "listen", "captions"] if manners.compat else list(VIEWS)
 
 
 async def ticket(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:

@@ -45,7 +45,7 @@ async def _view(scope: Scope, ctx: GatewayContext) -> JobView:
 async def _named(ctx: GatewayContext, tenant: str, task: str) -> JobView:
     """Raises `NotFound` for another tenant's task as for none at all."""
     view = await ctx.broker.find(tenant, words.DIALECT, task)
-    if view is None or view.spec.id in ctx.forgotten:
+    if view is None:
         raise NotFound("no such task", word="Task not found")
     return view
 
@@ -63,14 +63,16 @@ async def _standing(ctx: GatewayContext, view: JobView) -> Standing:
 
 async def _batch(scope: Scope, ctx: GatewayContext) -> list[Standing]:
     tenant, batch = scope["forebay.tenant"], scope["path_params"]["id"]
-    first = await ctx.broker.find(tenant, words.DIALECT, words.sub_task_id(batch, 0))
-    if first is None:
-        raise NotFound("no such batch", word="Batch task not found")
-    views = [first]
-    for index in range(1, int(first.spec.params.get("batch_files", 1))):
+    views: list[JobView] = []
+    index, files = 0, words.BATCH_FILES  # until one of its tasks says how many there were
+    while index < files:
         view = await ctx.broker.find(tenant, words.DIALECT, words.sub_task_id(batch, index))
         if view is not None:
             views.append(view)
+            files = int(view.spec.params.get("batch_files", 1))
+        index += 1
+    if not views:
+        raise NotFound("no such batch", word="Batch task not found")
     return [await _standing(ctx, view) for view in views]
 
 
@@ -95,10 +97,7 @@ async def tasks(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext)
     found = [
         Standing.of(view, (), ctx.clock())
         for view in await ctx.broker.jobs(limit=MAX_LISTED)
-        if view.spec.dialect == words.DIALECT
-        and view.spec.tenant == tenant
-        and view.spec.name
-        and view.spec.id not in ctx.forgotten
+        if view.spec.dialect == words.DIALECT and view.spec.tenant == tenant and view.spec.name
     ]
     await reply_json(send, words.list_body(found))
 
@@ -213,7 +212,7 @@ async def delete(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     standing = await _standing(ctx, view)
     if standing.result is not None and ctx.blobs is not None:
         await asyncio.to_thread(ctx.blobs.drop, standing.result.blob)
-    ctx.forget(view.spec.id)
+    await ctx.broker.forget(view.spec.id)
     await reply_json(send, {"message": "Task deleted"})
 
 

@@ -411,6 +411,16 @@ function API.finish(req, args)
   return F.view(job)
 end
 
+-- Before its window has passed: its client deleted it.
+function API.forget(req)
+  local job = F.job(req.job)
+  if not job then return end
+  if job.ended == 0 then
+    die('bad_request', 'job ' .. job.id .. ' is ' .. job.phase .. ', expected one that is over')
+  end
+  F.forget(job)
+end
+
 function API.jobs(req)
   local views = {}
   if req.dead then

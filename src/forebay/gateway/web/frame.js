@@ -33,6 +33,7 @@ async function look(kinds, onPools) {
   let delay = 5000;
   try {
     const found = await (await fetch("/api/status", { cache: "no-store" })).json();
+    if (found.views) offer(found.views);
     const list = (found.pools ?? []).filter((pool) => kinds.includes(pool.kind));
     const ready = list.length > 0 && list.every((pool) => pool.ready > 0);
     $("pools").replaceChildren(...list.map(shown));
@@ -40,6 +41,13 @@ async function look(kinds, onPools) {
     delay = ready ? 10000 : 700; // while loading, look often
   } catch { $("pools").replaceChildren(); }
   setTimeout(() => look(kinds, onPools), document.hidden ? 30000 : delay);
+}
+
+// A port of an original has some of the pages, and no link to the others.
+function offer(views) {
+  for (const link of document.querySelectorAll(".views a")) {
+    link.hidden = !views.includes(link.dataset.t.slice(4).toLowerCase());
+  }
 }
 
 function shown(pool) {

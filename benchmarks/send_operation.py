@@ -147,7 +147,7 @@ def nginx(server: Server, program: str = "nginx") -> Iterator[str | None]:
             env={**os.environ, "FOREBAY_SERVER_PORT": str(server.port)},
         ).stdout  # fmt: skip
         block = printed.replace("listen 80;", f"listen 127.0.0.1:{port};")
-        block = "\n".join(line for line in block.splitlines() if ":18600" not in line)
+        block = block.replace("listen 18600;", f"listen 127.0.0.1:{free_port()};")
         paths = "".join(
             f"{name}_temp_path {folder}/{name};\n"
             for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

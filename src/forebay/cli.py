@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from forebay import __version__, cli_captions, cli_photos, cli_text
+from forebay import __version__, cli_captions, cli_operate, cli_photos, cli_text
 from forebay.errors import CannotBoot, ConfigError, ForebayError, MissingEngine
 
 __all__ = ["app", "main"]
@@ -43,6 +43,7 @@ for _name, _group in (
     app.add_typer(_group, name=_name)
 cli_text.register(bench_app, models_app)
 cli_photos.register(app, bench_app)
+cli_operate.register(app, config_app)
 cli_captions.register(app, bench_app)
 
 ConfigFile = Annotated[
@@ -118,6 +119,10 @@ def serve(
             "--insecure-no-auth", help="Listen beyond loopback without keys.", show_default=False
         ),
     ] = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write events here; turned over by size (log.file_mib)."),
+    ] = None,
 ) -> None:
     """Start everything: gateway, workers, console."""
     from forebay.commands import serve as command
@@ -132,6 +137,7 @@ def serve(
         engines=engine or [],
         workers=workers or [],
         insecure_no_auth=insecure_no_auth or None,
+        log_file=log_file,
     )
     raise typer.Exit(command.run(config, flags))
 
@@ -470,48 +476,7 @@ def config_example(
     raise typer.Exit(command.example(env))
 
 
-@config_app.command("nginx")
-def config_nginx(config: ConfigFile = None) -> None:
-    """An nginx server block for the configured ports."""
-    from forebay.commands import config as command
-
-    raise typer.Exit(command.service_file("nginx", config))
-
-
-@config_app.command("systemd")
-def config_systemd(config: ConfigFile = None) -> None:
-    """A systemd unit for `forebay serve`."""
-    from forebay.commands import config as command
-
-    raise typer.Exit(command.service_file("systemd", config))
-
-
-@config_app.command("caddy")
-def config_caddy(config: ConfigFile = None) -> None:
-    """A Caddyfile for the configured port."""
-    from forebay.commands import config as command
-
-    raise typer.Exit(command.service_file("caddy", config))
-
-
-# -------------------------------------------------------------------- models, doctor
-
-
-@app.command()
-def doctor(
-    url: Annotated[
-        str | None,
-        typer.Option(help="Check a running server there instead of this installation."),
-    ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Repeat every 5 s.")] = False,
-    as_json: AsJson = False,
-    key: Key = None,
-    config: ConfigFile = None,
-) -> None:
-    """Check this installation, or a running server, and say what to do next."""
-    from forebay.commands import doctor as command
-
-    raise typer.Exit(command.run(url=url, watch=watch, as_json=as_json, key=key, config=config))
+# ---------------------------------------------------------------------------- models
 
 
 @models_app.command("list")

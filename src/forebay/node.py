@@ -14,8 +14,9 @@ import structlog
 from forebay import supervisor
 from forebay.broker.link_client import SupervisorLink, path_of
 from forebay.broker.redis_supervisor import RedisSupervisor
-from forebay.config import Config, table
+from forebay.config import Config
 from forebay.core.kinds import Kind
+from forebay.serve_log import log_env
 from forebay.serve_store import BROKER_ENV
 from forebay.supervisor import Event, Link, ProcessSpec
 
@@ -56,8 +57,7 @@ class Node:
         group = f"{self.kind}/{self.engine.partition(':')[0]}"
         env = {
             BROKER_ENV: self.broker,
-            table.LOG_LEVEL.env: self.config[table.LOG_LEVEL],
-            table.LOG_FORMAT.env: self.config[table.LOG_FORMAT],
+            **log_env(self.config),
         }
         return [
             ProcessSpec(name=f"{group}-{n}", argv=argv, role="worker", group=group, env=env)

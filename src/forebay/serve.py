@@ -35,6 +35,7 @@ from forebay.config import (
     table_cluster,
     table_images,
     table_kernel,
+    table_log,
     table_recognition,
     table_text,
 )
@@ -50,6 +51,7 @@ from forebay.gateway.personality import MAIN, PERSONALITIES, Personality, person
 from forebay.screen import Facts
 from forebay.serve_devices import on_devices
 from forebay.serve_history import history_options, recognition_options
+from forebay.serve_log import log_env, log_place
 from forebay.serve_photos import blob_place, photo_options, worker_blobs
 from forebay.serve_rooms import room_options, room_settings
 from forebay.serve_store import PRIVATE, Store, is_shared, masked, open_store
@@ -370,6 +372,8 @@ def _gateways(
         model_aliases=model_aliases(config),
         log_level=config[table.LOG_LEVEL],
         log_format=config[table.LOG_FORMAT],
+        log_file=log_place(config),
+        slow_stream_s=config[table_log.SLOW_STREAM_S],
     )
     path = places.run / "gateway.json"
     write_spec(spec, path)
@@ -381,7 +385,7 @@ def _gateways(
             role="gateway",
             group="gateway",
             pass_fds=tuple(p.sock.fileno() for p in ports),
-            env=_log_env(config),
+            env=log_env(config),
             overlaps=bool(places.store.url),  # the local broker lives in one process
         )
         for n in range(1, count + 1)
@@ -441,18 +445,10 @@ def _self() -> list[str]:
     return [sys.executable, "-m", "forebay"]
 
 
-def _log_env(config: Config) -> dict[str, str]:
-    """What this process settled about logging, so that its children write alike."""
-    return {
-        table.LOG_LEVEL.env: config[table.LOG_LEVEL],
-        table.LOG_FORMAT.env: config[table.LOG_FORMAT],
-    }
-
-
 def _worker_env(config: Config, choice: EngineChoice) -> dict[str, str]:
     """What a worker reads for itself."""
     memory = MEMORY.get(choice.kind)
-    return _log_env(config) | ({memory.env: memory.show(config[memory])} if memory else {})
+    return log_env(config) | ({memory.env: memory.show(config[memory])} if memory else {})
 
 
 def _secret_files(choice: EngineChoice, run_dir: Path, index: int) -> dict[str, str]:

@@ -17,6 +17,8 @@ from typing import Any, TextIO
 
 import structlog
 
+from forebay.log_file import LogPlace
+
 __all__ = ["configure", "redact"]
 
 MASK = "********"
@@ -68,15 +70,21 @@ def _clean_event(
 
 
 def configure(
-    *, level: str = "info", form: str = "auto", stream: TextIO | None = None, **facts: Any
+    *,
+    level: str = "info",
+    form: str = "auto",
+    stream: TextIO | None = None,
+    file: LogPlace | None = None,
+    **facts: Any,
 ) -> None:
     """Set up logging for this process, once, at its start.
 
-    ``form``: json, console, or auto (console when ``stream`` is a terminal). ``facts`` are
-    added to every event (``process="gateway"``). Python's own loggers (uvicorn, asyncio,
-    aiohttp) go through the same chain, so one process writes one kind of line.
+    ``form``: json, console, or auto (console when ``stream`` is a terminal). ``file``: written
+    instead of standard error; one that cannot be opened is said there, and not used.
+    ``facts`` are added to every event (``process="gateway"``). Python's own loggers (uvicorn,
+    asyncio, aiohttp) go through the same chain, so one process writes one kind of line.
     """
-    out = stream or sys.stderr
+    out = stream or _opened(file) or sys.stderr
     pretty = form == "console" or (form == "auto" and out.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -110,6 +118,14 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING) if number > logging.DEBUG else number)
+
+
+def _opened(place: LogPlace | None) -> TextIO | None:
+    try:
+        return place.open() if place is not None else None
+    except OSError as exc:
+        sys.stderr.write(f"log file {exc.filename} cannot be written: {exc.strerror}\n")
+        return None
 
 
 def _with(facts: dict[str, Any]) -> Any:

@@ -87,7 +87,9 @@ def nginx_takes(body: str, folder: Path) -> None:
     passes(tool("nginx"), "-t", "-q", "-c", conf)
 
 
-@pytest.mark.parametrize("file", ["compose/nginx/forebay.conf", "proxy/nginx-gateways.conf"])
+@pytest.mark.parametrize(
+    "file", ["compose/nginx/forebay.conf", "proxy/nginx-gateways.conf", "nginx_streaming.conf"]
+)
 def test_nginx_takes_its_files(file, tmp_path):
     body = (DEPLOY / file).read_text()
     nginx_takes(re.sub(r"gateway-[ab]", "127.0.0.1", body), tmp_path)

@@ -88,7 +88,10 @@ def example(env: bool) -> int:
 
 def service_file(which: str, file: Path | None) -> int:
     config = settled(file)
-    program = shutil.which("forebay") or str(Path(sys.argv[0]).absolute())
+    beside = Path(sys.executable).with_name("forebay")  # not on PATH: a virtual environment's
+    program = shutil.which("forebay") or str(
+        beside if beside.is_file() else Path(sys.argv[0]).absolute()
+    )
     facts = service_files.Facts(
         host=config[table.HOST],
         port=config[table.PORT],

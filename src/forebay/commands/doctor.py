@@ -11,42 +11,76 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import typer
 
 from forebay.commands import checks
 from forebay.commands.checks import Finding
 from forebay.commands.common import console, dump, settled
 from forebay.commands.jobs import Server, server
 from forebay.commands.quality import quality
+from forebay.commands.way import Probe, clumped, first_chunk, way
 from forebay.errors import ConfigError
 
 __all__ = ["run"]
 
 WATCH_S = 5.0
+EACH_S = 1.0
 ANSWER_S = 10.0
 FIRST_BYTE_S = 30.0
 MARKS = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
 
 
 def run(
-    *, url: str | None, watch: bool, as_json: bool, key: str | None, config: Path | None
+    *,
+    url: str | None,
+    watch: bool,
+    as_json: bool,
+    key: str | None,
+    config: Path | None,
+    idle_s: float = 0.0,
 ) -> int:
-    """Check once, or with ``watch`` again every `WATCH_S` until interrupted.
+    """Check once, or with ``watch`` on until interrupted: this installation again every
+    `WATCH_S`, of a server the first chunk's latency every second.
 
     0 when nothing failed. Warnings do not fail."""
+    where = server(url, key, config) if url else None
     while True:
-        status = asyncio.run(_once(url, as_json, key, config))
+        status = asyncio.run(_once(where, as_json, config, idle_s))
         if not watch:
             return status
         try:
+            if where is not None:
+                asyncio.run(_watch(where))
             time.sleep(WATCH_S)
         except KeyboardInterrupt:
             return status
         console.rule(time.strftime("%H:%M:%S"))
 
 
-async def _once(url: str | None, as_json: bool, key: str | None, config: Path | None) -> int:
+async def _watch(where: Server) -> None:
+    """One line a second, until interrupted."""
+    async with _asking(where) as http:
+        while True:
+            probe = await first_chunk(http, where.url)
+            typer.echo(f"First chunk latency: {_latency(probe)}")
+            await asyncio.sleep(EACH_S)
+
+
+def _latency(probe: Probe) -> str:
+    if not probe.came_s:
+        return f"none, answered {probe.status or 'nothing'}"
+    held = " (arrived in one clump: a proxy is buffering)" if clumped(probe) else ""
+    return f"{probe.came_s[0] * 1000:.1f} ms{held}"
+
+
+def _asking(where: Server) -> aiohttp.ClientSession:
+    headers = {"Authorization": f"Bearer {where.key}"} if where.key else {}
+    return aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=ANSWER_S))
+
+
+async def _once(where: Server | None, as_json: bool, config: Path | None, idle_s: float) -> int:
     found = []
-    steps = _running(server(url, key, config)) if url else _installed(config)
+    steps = _running(where, idle_s) if where else _installed(config)
     async for finding in steps:
         found.append(finding)
         if not as_json:
@@ -94,15 +128,15 @@ async def _installed(file: Path | None) -> AsyncIterator[Finding]:
 # ------------------------------------------------------------------ a running server
 
 
-async def _running(where: Server) -> AsyncIterator[Finding]:
-    headers = {"Authorization": f"Bearer {where.key}"} if where.key else {}
-    timeout = aiohttp.ClientTimeout(total=ANSWER_S)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
+async def _running(where: Server, idle_s: float) -> AsyncIterator[Finding]:
+    async with _asking(where) as http:
         alive = await _get(http, where.url, "/healthz")
         yield alive
         if alive.state == "fail":
             return
         yield await _get(http, where.url, "/readyz")
+        async for finding in way(http, where.url, idle_s):
+            yield finding
         yield await _first_byte(http, where.url)
         async for finding in quality(http, where.url):
             yield finding

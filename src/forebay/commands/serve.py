@@ -15,10 +15,11 @@ from forebay import serve, supervisor, telemetry
 from forebay.choice import kind_of
 from forebay.commands.common import console, data_dir, settled
 from forebay.commands.worker import run_loop
-from forebay.config import Config, table
+from forebay.config import Config, table, table_log
 from forebay.errors import ConfigError
 from forebay.node import link_to
 from forebay.screen import Screen
+from forebay.serve_log import log_place
 
 __all__ = ["flags", "run"]
 
@@ -40,6 +41,7 @@ def flags(
     engines: Sequence[str],
     workers: Sequence[str],
     insecure_no_auth: bool | None,
+    log_file: Path | None = None,
 ) -> dict[str, Any]:
     """Command-line options as settings. Raises `ConfigError` for a malformed KIND=..."""
     found: dict[str, Any] = {
@@ -50,6 +52,7 @@ def flags(
         table.GATEWAYS.name: gateways,
         table.BROKER.name: broker,
         table.INSECURE_NO_AUTH.name: insecure_no_auth,
+        table_log.LOG_FILE.name: log_file,
     }
     for text in engines:
         kind, engine = _pair(text, "--engine", "KIND=NAME[:key=value,...]")
@@ -74,9 +77,12 @@ def run(file: Path | None, flags: dict[str, Any]) -> int:
     serve.raise_open_files()
     with _log_to(_log_file(config, folder)) as log_file:
         telemetry.configure(
-            level=config[table.LOG_LEVEL], form=config[table.LOG_FORMAT], process="supervisor"
+            level=config[table.LOG_LEVEL],
+            form=config[table.LOG_FORMAT],
+            file=log_place(config),
+            process="supervisor",
         )
-        plan = serve.compose(config, data_dir=folder, log_file=log_file)
+        plan = serve.compose(config, data_dir=folder, log_file=log_place(config).path or log_file)
         screen = Screen(plan.facts, console)
 
         def on_event(event: supervisor.Event) -> None:

@@ -16,6 +16,7 @@ from forebay.config import Config, rows, table
 from forebay.core.kinds import Row
 from forebay.errors import ConfigError
 from forebay.process import limit_memory
+from forebay.serve_log import log_place
 from forebay.serve_store import PRIVATE, is_shared, with_options
 
 __all__ = ["run", "run_loop"]
@@ -49,7 +50,10 @@ def run(
 
     config = settled(None, {table.BROKER.name: broker})
     telemetry.configure(
-        level=config[table.LOG_LEVEL], form=config[table.LOG_FORMAT], process="worker"
+        level=config[table.LOG_LEVEL],
+        form=config[table.LOG_FORMAT],
+        file=log_place(config),
+        process="worker",
     )
     broker = _place(config)
     served = kind_of(kind)

@@ -15,6 +15,7 @@ from forebay.config import (
     table_cluster,
     table_images,
     table_kernel,
+    table_log,
     table_photos,
     table_recognition,
     table_redis,
@@ -286,19 +287,7 @@ STORE_MIB = declare.maybe_whole(
 
 # ------------------------------------------------------------------------------- log
 
-LOG_LEVEL = declare.text(
-    "log.level",
-    "info",
-    "Least severe level that is written.",
-    choices=("debug", "info", "warning", "error"),
-    aliases=aliases(Alias("LOG_LEVEL", {"warn": "warning", "critical": "error", "fatal": "error"})),
-)
-LOG_FORMAT = declare.text(
-    "log.format",
-    "auto",
-    "`json` lines, `console` for people, `auto`: console on a terminal.",
-    choices=("auto", "json", "console"),
-)
+LOG_LEVEL, LOG_FORMAT = table_log.LOG_LEVEL, table_log.LOG_FORMAT
 
 # --------------------------------------------------------------------------- workers
 
@@ -593,6 +582,7 @@ PARTS = (
     table_text,
     table_captions,
     table_kernel,
+    table_log,
 )
 """Modules that declare a part of this table."""
 

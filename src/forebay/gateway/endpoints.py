@@ -33,6 +33,7 @@ from forebay.gateway.photos import ROUTES as PHOTO_ROUTES
 from forebay.gateway.responses import Receive, Scope, Send
 from forebay.gateway.responses_api import ROUTES as RESPONSE_ROUTES
 from forebay.gateway.routes import Handler, Route
+from forebay.gateway.probe import ROUTES as PROBE_ROUTES
 
 __all__ = ["routes"]
 
@@ -127,6 +128,7 @@ def _own() -> list[Route]:
         get("/orch/healthz", faces.orch_health),
         get("/health", faces.health, on=frozenset({"main"})),
         get("/health", model_health, on=frozenset({"model"})),
+        *PROBE_ROUTES,
         get("/readyz", faces.ready),
         get("/metrics", faces.metrics, "admin", compat_needs="read"),
         get("/api/status", faces.status, "read"),

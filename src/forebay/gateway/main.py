@@ -59,6 +59,7 @@ from forebay.gateway.rooms import RoomOptions, Rooms
 from forebay.gateway.rooms_metrics import RoomsCollector
 from forebay.gateway.server import GatewayServer
 from forebay.history import HistoryOptions
+from forebay.log_file import LogPlace
 from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     history: HistoryOptions = HistoryOptions()
     log_level: str = "info"
     log_format: str = "auto"
+    log_file: LogPlace = LogPlace()
+    slow_stream_s: float = 0.0
     stock_protocols: bool = False
 
 
@@ -392,7 +395,9 @@ def main(
         return EXIT_CANNOT_BOOT
     if spec.parent_pid is not None:
         die_with_parent(spec.parent_pid)
-    telemetry.configure(level=spec.log_level, form=spec.log_format, process="gateway")
+    telemetry.configure(
+        level=spec.log_level, form=spec.log_format, file=spec.log_file, process="gateway"
+    )
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(run_gateway(spec, on_ready=on_ready, standby=standby))

@@ -172,6 +172,50 @@ async def test_an_http_wire_writes_chunks_and_the_connection_lives_on() -> None:
             assert out.count(b"data: ") == 4
 
 
+class Writes:
+    """A transport that counts what it is given to write."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.sizes: list[int] = []
+
+    def write(self, data: bytes) -> None:
+        self.sizes.append(len(data))
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+async def corked(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    wire = scope["forebay.wire"]
+    wire._p.transport = scope["writes"] = writes = Writes(wire._p.transport)
+    wire.cork()
+    wire.send("one")
+    wire.cork()  # as if it were one
+    wire.send("two")
+    assert writes.sizes == []
+    assert wire.backlog() == len(b"3\r\none\r\n3\r\ntwo\r\n")
+    if scope["path"] == "/uncork":
+        wire.uncork()
+        wire.uncork()
+        assert len(writes.sizes) == 1
+    (wire.cut if scope["path"] == "/cut" else wire.close)()
+    assert len(writes.sizes) == (2 if scope["path"] == "/uncork" else 1)
+    wire._p.transport = writes._transport
+
+
+@pytest.mark.parametrize("path", [b"/", b"/uncork", b"/cut"])
+async def test_a_corked_wire_writes_once_and_loses_nothing(path: bytes) -> None:
+    async with serving(app=corked) as served:
+        reader, writer = await served.open()
+        writer.write(ASK % path)
+        out = await (reader.read() if path == b"/cut" else reader.readuntil(b"0\r\n\r\n"))
+        assert b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n" in out
+        assert out.endswith(b"0\r\n\r\n") == (path != b"/cut")
+
+
 async def test_a_cut_body_does_not_look_whole() -> None:
     async with serving(app=streaming) as served:
         out, closed = await served.ask(ASK % b"/cut")

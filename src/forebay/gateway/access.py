@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from functools import lru_cache
 
 from forebay.errors import Forbidden
 from forebay.gateway.options import GatewayOptions
@@ -74,6 +75,7 @@ def is_ip(name: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=64)
 def is_this_machine(name: str) -> bool:
     """Whether a name can only mean this machine, whatever any DNS server says."""
     if name == "localhost" or name.endswith(".localhost"):

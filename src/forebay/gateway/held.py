@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from forebay.gateway.wire import Wire
+from forebay.gateway.wires import HttpWire
 
 __all__ = ["HeadGate", "NoWire"]
 
@@ -37,6 +38,15 @@ class HeadGate:
 
     def backlog(self) -> int:
         return self._bytes + self._wire.backlog()
+
+    def cork(self) -> None:
+        """As `HttpWire.cork`, where the wire is one."""
+        if self._opened and isinstance(self._wire, HttpWire):
+            self._wire.cork()
+
+    def uncork(self) -> None:
+        if isinstance(self._wire, HttpWire):
+            self._wire.uncork()
 
     def on_drain(self, callback: Callable[[], None]) -> None:
         if self._opened:

@@ -60,7 +60,7 @@ from forebay.gateway.rooms_metrics import RoomsCollector
 from forebay.gateway.server import GatewayServer
 from forebay.history import HistoryOptions
 from forebay.log_file import LogPlace
-from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
+from forebay.process import EXIT_CANNOT_BOOT, die_with_parent, settle_heap
 
 if TYPE_CHECKING:
     from forebay.broker.redis import RedisBroker
@@ -398,9 +398,14 @@ def main(
     telemetry.configure(
         level=spec.log_level, form=spec.log_format, file=spec.log_file, process="gateway"
     )
+
+    def ready() -> None:
+        settle_heap()
+        on_ready()
+
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(run_gateway(spec, on_ready=on_ready, standby=standby))
+            return runner.run(run_gateway(spec, on_ready=ready, standby=standby))
     except (CannotBoot, ConfigError) as error:
         stage = str(error.details.get("stage", "boot"))
         log.error("gateway.cannot_boot", stage=stage, reason=error.message)

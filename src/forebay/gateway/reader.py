@@ -19,7 +19,9 @@ from forebay.core.events import Audio, Ended, OutputEvent, size_of
 from forebay.core.flush import Cursor, Pace
 from forebay.core.kinds import Row, SlowRule
 from forebay.errors import ForebayError, StateLost, StoreDown
+from forebay.gateway.held import HeadGate
 from forebay.gateway.wire import LOW_WATER_BYTES, Wire
+from forebay.gateway.wires import HttpWire
 
 if TYPE_CHECKING:
     from forebay.gateway.hub import Hub
@@ -204,12 +206,27 @@ class Reader:
         if not push.events:
             return
         first, last = push.events[0].offset, push.events[-1].offset
+        if first == last and self._passes(push.events[0]):
+            self.pump(shared, push.events[0])
+            return
         self._at.arrived(first, last, self._hub.clock())
         if self._pulling is None:
             for event in push.events:
                 if event.offset > self._tail and not self._hold(event):
                     break
         self.pump(shared)
+
+    def _passes(self, event: OutputEvent) -> bool:
+        """Whether ``event`` may go straight from its push to the wire: the usual case, and
+        what `pump` would find out in more steps."""
+        return (
+            event.offset == self._at.offset + 1
+            and self._at.live
+            and self._pulling is None
+            and self._pace is None
+            and not (self._held or self._more or self._pumping or self.wire.closed)
+            and self.wire.backlog() <= LOW_WATER_BYTES
+        )
 
     @property
     def _tail(self) -> int:
@@ -230,13 +247,17 @@ class Reader:
 
     # -------------------------------------------------------------------- sending
 
-    def pump(self, shared: Shared | None = None) -> None:
-        """Send what may leave now; then wait for the drain, the pace or the broker."""
+    def pump(self, shared: Shared | None = None, straight: OutputEvent | None = None) -> None:
+        """Send what may leave now; then wait for the drain, the pace or the broker.
+        ``straight``: an event that `_passes`."""
         if self._pumping or self.closed:
             return  # a callback of ours closed or fed us; the outer call goes on
         self._pumping = True
         try:
-            self._send_held(shared)
+            if straight is not None:
+                self._send(straight, shared)
+            if straight is None or not self._at.live:
+                self._send_together(shared)
         except Exception as error:  # noqa: BLE001 - the supervised boundary of one reader
             log.error("reader.failed", job=self.job, error=type(error).__name__)
             if not self.closed:
@@ -244,12 +265,26 @@ class Reader:
         finally:
             self._pumping = False
 
+    def _send_together(self, shared: Shared | None) -> None:
+        """`_send_held`, in one write where the wire can and there is more than one event."""
+        wire = self.wire
+        if len(self._held) < 2 or not isinstance(wire, HttpWire | HeadGate):
+            self._send_held(shared)
+            return
+        wire.cork()
+        try:
+            self._send_held(shared)
+        finally:
+            wire.uncork()
+
     def _send_held(self, shared: Shared | None) -> None:
         self._cancel_timer()
         while self._held and not self.closed:
             if not self._may_send():
                 return
-            self._send(shared)
+            event = self._held.popleft()
+            self._held_bytes -= size_of(event)
+            self._send(event, shared)
         if not self.closed and self._pulling is None and (self._more or not self._at.live):
             self._pull()
 
@@ -278,9 +313,7 @@ class Reader:
         if slow_at is not None:
             self._timer = self._hub.call_at(slow_at, self.pump)
 
-    def _send(self, shared: Shared | None) -> None:
-        event = self._held.popleft()
-        self._held_bytes -= size_of(event)
+    def _send(self, event: OutputEvent, shared: Shared | None) -> None:
         for frame in self._frames(event, shared):
             self.wire.send(frame)
         self._at.sent(event.offset)

@@ -81,10 +81,13 @@ class Router:
         """The row and the values of its variables. HEAD finds GET.
 
         Raises `NotFound`, or `MethodNotAllowed` where the path exists for other methods."""
+        wanted = "GET" if method == "HEAD" else method
+        for route in self._exact.get(path, ()):
+            if route.method == wanted and (route.on is None or personality in route.on):
+                return route, _NO_VARIABLES
         rows = [(route, _NO_VARIABLES) for route in self._exact.get(path, ())]
         rows += self._matching(path)
         here = [row for row in rows if row[0].on is None or personality in row[0].on]
-        wanted = "GET" if method == "HEAD" else method
         for row in here:
             if row[0].method == wanted:
                 return row

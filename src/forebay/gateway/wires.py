@@ -124,11 +124,12 @@ class HttpWire:
     Meant for chunked bodies; on a body with a fixed length the bytes go out as they are.
     """
 
-    __slots__ = ("_drained", "_p", "cycle")
+    __slots__ = ("_corked", "_drained", "_p", "cycle")
 
     def __init__(self, protocol: HttpProtocol) -> None:
         self._p = protocol
         self._drained: Drained | None = None
+        self._corked: bytearray | None = None
         self.cycle: Any = None  # uvicorn's RequestResponseCycle
 
     @property
@@ -146,15 +147,35 @@ class HttpWire:
         if cycle.scope["method"] == "HEAD":
             return
         if cycle.chunked_encoding:
-            self._p.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            self._put(b"%x\r\n%b\r\n" % (len(body), body))
         elif len(body) > cycle.expected_content_length:
             raise RuntimeError("sent a longer body than content-length says")
         else:
             cycle.expected_content_length -= len(body)
-            self._p.transport.write(body)
+            self._put(body)
+
+    def _put(self, data: bytes) -> None:
+        if self._corked is None:
+            self._p.transport.write(data)
+        else:
+            self._corked += data
+
+    def cork(self) -> None:
+        """Keep what is sent until `uncork` or the end of the body: it leaves as one write.
+        Never longer than one call of the loop."""
+        if self._corked is None:
+            self._corked = bytearray()
+
+    def uncork(self) -> None:
+        held, self._corked = self._corked, None
+        if held and not self._p.transport.is_closing():
+            self._p.transport.write(held)
 
     def backlog(self) -> int:
-        return 0 if self.cycle.disconnected else self._p.transport.get_write_buffer_size()
+        if self.cycle.disconnected:
+            return 0
+        unsent: int = self._p.transport.get_write_buffer_size()
+        return unsent if self._corked is None else unsent + len(self._corked)
 
     def on_drain(self, callback: Drained) -> None:
         if self._p.flow.write_paused:
@@ -175,10 +196,11 @@ class HttpWire:
         if not cycle.response_started:
             raise RuntimeError("ended a response before it was started")
         if cycle.chunked_encoding and cycle.scope["method"] != "HEAD":
-            self._p.transport.write(b"0\r\n\r\n")
+            self._put(b"0\r\n\r\n")
         elif cycle.expected_content_length:
             self._p.transport.abort()  # a body that was cut must not look whole
             return
+        self.uncork()
         cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
@@ -188,6 +210,7 @@ class HttpWire:
     def cut(self) -> None:
         """End without the last chunk, so that the client sees a broken body."""
         if not self.closed:
+            self.uncork()
             self._p.transport.abort()
 
 

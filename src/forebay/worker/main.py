@@ -29,7 +29,7 @@ from forebay.core.spec import LoadStage, WorkerInfo
 from forebay.engines import Engine, EngineInfo
 from forebay.errors import CannotBoot, ForebayError
 from forebay.gpus import use_of
-from forebay.process import EXIT_CANNOT_BOOT, die_with_parent
+from forebay.process import EXIT_CANNOT_BOOT, die_with_parent, settle_heap
 from forebay.worker.handler import load_handler
 from forebay.worker.heartbeat import Heartbeat
 from forebay.worker.runner import Runner
@@ -272,6 +272,7 @@ class _Worker:
                 find_blob=boot.blobs.path if boot.blobs is not None else None,
                 blobs=boot.blobs,
             )
+            settle_heap()
             boot.ready(worker)
             await self._runner.run()
             with contextlib.suppress(TimeoutError):

@@ -118,7 +118,8 @@ async def _pass_on(runner: Runner, session: Session, event: OutputEvent) -> None
     elif session.speech is not None:
         await _write_all(runner, session, session.speech.piece(event))
     elif isinstance(event, TextDelta | ToolCalls | Usage):
-        await runner.write(session, event)
+        # The count comes last: it leaves with the terminal event.
+        await runner.write(session, event, together=isinstance(event, Usage))
     else:
         raise EngineFailed(f"engine yielded {type(event).__name__}, expected text events")
 

@@ -251,6 +251,10 @@ class Home:
         self.broker.open("g1", self.pushes.append)
         self.hands: list[Hand] = []
 
+    def clock(self) -> float:
+        """What a reader of views calls now."""
+        return self.time.clock()
+
     async def start(self) -> None: ...
 
     async def close(self) -> None:

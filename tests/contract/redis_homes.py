@@ -11,6 +11,7 @@ import atexit
 import inspect
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
@@ -104,6 +105,9 @@ class RedisHome(Home):
         self.pushes = []
         self.hands = []
         self._ports: list[RedisWorker] = []
+
+    def clock(self) -> float:
+        return time.monotonic()
 
     async def start(self) -> None:
         ids = itertools.count(1)

@@ -6,6 +6,7 @@ carried by them as it is; so the bytes that a worker wrote are the bytes that a 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -96,9 +97,11 @@ class View(msgspec.Struct, array_like=True, frozen=True):
     ended_s: float
     model_s: float
     number: int
+    now_s: float
 
     def view(self) -> JobView:
-        place = self.place
+        """With its times on this process's monotonic clock: the store's is another machine's."""
+        place, shift_s = self.place, time.monotonic() - self.now_s
         return JobView(
             spec=self.spec,
             state=_STATES[Phase(self.phase)],
@@ -117,9 +120,9 @@ class View(msgspec.Struct, array_like=True, frozen=True):
             place=place.stats.place(place.position) if isinstance(place, Place) else None,
             code=self.code,
             message=self.message,
-            created_s=self.created_s,
-            started_s=self.started_s or None,
-            ended_s=self.ended_s or None,
+            created_s=self.created_s + shift_s,
+            started_s=self.started_s + shift_s if self.started_s else None,
+            ended_s=self.ended_s + shift_s if self.ended_s else None,
             model_s=self.model_s,
         )
 

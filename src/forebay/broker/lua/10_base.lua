@@ -121,6 +121,15 @@ local function load(key, id, fields)
   return record
 end
 
+-- The rest of a job's fields, beneath what this call has put.
+local function cold(job)
+  if rawget(job, '_cold') then return end
+  rawset(job, '_cold', true)
+  for name, value in pairs(unpack_(call('HGET', job._key, 'cold'))) do
+    if rawget(job, name) == nil then rawset(job, name, value) end
+  end
+end
+
 -- At the end of a call: what is in the record besides the job's own fields goes.
 local function flush_job(job)
   local hot, rest = false, false
@@ -128,6 +137,7 @@ local function flush_job(job)
     if IS_COLD[field] then rest = true else hot = true end
   end
   local key = job._key
+  if rest then cold(job) end  -- written whole
   setmetatable(job, nil)
   if rest or rawget(job, '_cold') then
     local values = {}
@@ -166,10 +176,7 @@ local lazy = {__index = function(job, field)
   if IS_HOT[field] then return default_of(field) end
   if not IS_COLD[field] then return nil end
   if not rawget(job, '_cold') then
-    job._cold = true
-    for name, value in pairs(unpack_(call('HGET', job._key, 'cold'))) do
-      if rawget(job, name) == nil then job[name] = value end
-    end
+    cold(job)
     local value = rawget(job, field)
     if value ~= nil then return value end
   end

@@ -466,12 +466,12 @@ end
 
 function F.view(job)
   return table.concat({
-    array(22), call('HGET', job._key, 'spec'),
+    array(23), call('HGET', job._key, 'spec'),
     pack(job.phase, job.epoch, job.head, job.first, job.delivered),
     map_of(job.marks), map_of(job.dmarks),
     pack(job.ihead, job.cpos, job.units, job.iend == 1, job.attempt, job.strikes),
     F.place(job),
     pack(job.code, job.msg, job.created / 1000, job.started / 1000, job.ended / 1000, job.model,
-      job.num),
+      job.num, NOW / 1000),
   })
 end

@@ -9,7 +9,7 @@ from pathlib import Path
 from forebay.blobs import FOLDER, Blobs, Limits, open_blobs
 from forebay.gateway.hub import Hub
 from forebay.gateway.scribe import Scribe
-from forebay.history import History, HistoryOptions, Recordings, sqlite_url
+from forebay.history import HistoryOptions, LateHistory, Recordings, sqlite_url
 
 __all__ = ["BlobPlace", "open_history", "open_place"]
 
@@ -51,11 +51,11 @@ async def open_history(
     blobs: Blobs | None,
 ) -> Scribe | None:
     """The history's writer, closed by ``stack``; None without a data folder, because
-    recordings and files need one. Raises `CannotBoot` when the database cannot be opened and
-    `ConfigError` when its address cannot be meant."""
+    recordings and files need one. The database itself is opened when it is first needed. Raises
+    `ConfigError` when its address cannot be meant, and `CannotBoot` when a package lacks."""
     if data_dir is None:
         return None
     url = options.url or sqlite_url(_below(data_dir, DATABASE))
-    history = await stack.enter_async_context(History(url, create=options.create_database))
+    history = await stack.enter_async_context(LateHistory(url, create=options.create_database))
     scribe = Scribe(hub, history, Recordings(_below(data_dir, RECORDINGS)), options, blobs=blobs)
     return await stack.enter_async_context(scribe)

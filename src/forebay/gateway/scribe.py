@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -23,7 +24,10 @@ from forebay.errors import ForebayError, NotFound, ResumeNotAvailable, StoreFull
 from forebay.gateway.beside import drop_beside
 from forebay.gateway.hub import Hub
 from forebay.gateway.tape import Tape
-from forebay.history import History, HistoryOptions, Recordings, SessionRecord, TaskRecord
+from forebay.history import HistoryOptions, LateHistory, Recordings, SessionRecord, TaskRecord
+
+if TYPE_CHECKING:
+    from forebay.history import History
 
 __all__ = ["Scribe"]
 
@@ -58,7 +62,7 @@ class Scribe:
     def __init__(
         self,
         hub: Hub,
-        history: History,
+        history: History | LateHistory,
         recordings: Recordings,
         options: HistoryOptions,
         wall: Callable[[], datetime] = _now,
@@ -70,17 +74,17 @@ class Scribe:
         self.options = options
         self.wall = wall
         self.tape = Tape(recordings)
+        self.on_ended: Callable[[str, Ended], None] | None = None
         self._hub = hub
         self._broker: GatewayBroker = hub.broker
         self._open: dict[str, _Open] = {}
         self._kept: set[tuple[str, str]] = set()  # users who got one more recording
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._caught_up = False
 
     async def __aenter__(self) -> Scribe:
         await asyncio.to_thread(self.recordings.clear_parts)
-        for task in await self.history.unfinished():
-            await self._take_up(task)
         self._task = asyncio.create_task(self._run())
         return self
 
@@ -159,6 +163,13 @@ class Scribe:
         known = _Open(view, self.created_at(view), self._hub.listen(job, hear), task)
         self._open[job] = known
 
+    async def _catch_up(self) -> None:
+        """Take up the tasks of an earlier process, once; those of this one are known."""
+        for task in await self.history.unfinished():
+            if task.job not in self._open:
+                await self._take_up(task)
+        self._caught_up = True
+
     async def _take_up(self, task: TaskRecord) -> None:
         """A task of an earlier process: its job may have come back from the journal."""
         try:
@@ -188,6 +199,8 @@ class Scribe:
             self._news.clear()
             try:
                 await self._write_ended()
+                if not self._caught_up:
+                    await self._catch_up()
                 await self._prune()
                 if self._hub.clock() >= expire_at:
                     expire_at = self._hub.clock() + EXPIRE_EVERY_S
@@ -223,6 +236,8 @@ class Scribe:
                 await self._write(job, known, known.ended)
 
     async def _write(self, job: str, known: _Open, ended: Ended) -> None:
+        if self.on_ended is not None:
+            self.on_ended(job, ended)
         view = known.view
         try:
             view = await self._broker.status(job)

@@ -11,22 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from forebay.errors import CannotBoot, ConfigError
 
-__all__ = ["address", "connect", "migrate", "postgres_url", "sqlite_url"]
+__all__ = ["address", "connect", "migrate", "postgres_url"]
+
+HEAD = "0001"
+"""The newest migration, in ``migrations/versions``."""
 
 CALL_S = 5.0
 """A statement or a connection attempt may take so long."""
-
-
-def sqlite_url(path: Path) -> str:
-    return f"sqlite+aiosqlite:///{path}"
 
 
 def address(url: str) -> URL:
@@ -100,10 +97,28 @@ async def migrate(engine: AsyncEngine, *, create: bool = False) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
+    if _version(connection) == HEAD:
+        return  # up to date, as nearly always: what can migrate need not be loaded
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise CannotBoot(
+            f"the history's database is of another version: {error}", stage="history"
+        ) from error
+
+
+def _version(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return found
 
 
 async def _create(url: URL) -> None:

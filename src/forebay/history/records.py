@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
-__all__ = ["HistoryOptions", "SessionRecord", "Stats", "TaskRecord"]
+__all__ = ["HistoryOptions", "SessionRecord", "Stats", "TaskRecord", "sqlite_url"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,3 +72,8 @@ class Stats:
     audio_s: float = 0.0
     rtf: float = 0.0
     audio_bytes: int = 0
+
+
+def sqlite_url(path: Path) -> str:
+    """The address of the SQLite database in the file ``path``."""
+    return f"sqlite+aiosqlite:///{path}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from forebay.config import Config, table_recognition
+from forebay.core.audio_quota import AudioLimits
 from forebay.gateway.context import RecognitionOptions
 from forebay.history import HistoryOptions, postgres_url
 
@@ -15,6 +16,10 @@ def recognition_options(config: Config) -> RecognitionOptions:
         queue_notice_threshold=config[table_recognition.QUEUE_NOTICE_THRESHOLD],
         max_connections=config[table_recognition.MAX_CONNECTIONS],
         min_workers=config[table_recognition.MIN_WORKERS],
+        audio=AudioLimits(
+            session_s=config[table_recognition.SESSION_AUDIO_S],
+            tenant_s=config[table_recognition.TENANT_AUDIO_S],
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from forebay.core.intents import (
     Deliver,
     Detach,
     EndInput,
+    ExpireJob,
     Failed,
     Finished,
     Found,
@@ -36,7 +37,14 @@ from forebay.core.intents import (
 from forebay.core.kinds import Kind
 from forebay.core.session import Phase, Rules, Session, Sessions
 from forebay.core.spec import JobSpec, JobView
-from forebay.errors import BadRequest, ForebayError, ResumeNotAvailable, StoreFull, TooLarge
+from forebay.errors import (
+    BadRequest,
+    ForebayError,
+    QuotaExceeded,
+    ResumeNotAvailable,
+    StoreFull,
+    TooLarge,
+)
 
 RULES = Rules(silence_s=0.0, over_code=None, acknowledges=True)
 
@@ -119,6 +127,14 @@ def test_what_the_store_does_not_take_from_a_client_ends_nothing(error: BadReque
     session.receive(hear(1), 0)
     assert session.receive(Refuse(error), 0) == [Answer(Failed(error, 1))]
     assert session.phase is Phase.STREAMING
+
+
+def test_a_quota_ends_the_job_too_and_is_told_once() -> None:
+    session, error = fresh(), QuotaExceeded("3 s of audio", retry_after_s=60)
+    effects = session.receive(Refuse(error), 0)
+    kinds = [type(effect) for effect in effects]
+    assert kinds.index(StopDelivery) < kinds.index(ExpireJob) < kinds.index(Answer)
+    assert failed(effects) is error and session.phase is Phase.CLOSED
 
 
 def test_what_the_store_cannot_do_ends_the_session_and_not_the_connection() -> None:

@@ -20,6 +20,8 @@ __all__ = [
     "MIN_WORKERS",
     "QUEUE_NOTICE_THRESHOLD",
     "RECORDINGS",
+    "SESSION_AUDIO_S",
+    "TENANT_AUDIO_S",
     "VOICE_PORT",
 ]
 
@@ -45,6 +47,24 @@ MIN_WORKERS = declare.whole(
     low=0,
     high=10_000,
     aliases=aliases("MIN_WORKERS"),
+)
+
+SESSION_AUDIO_S = declare.number(
+    "recognition.session_audio_s",
+    7200.0,
+    "Audio in one session or file; past it that ends with `quota_exceeded`. Counted by what "
+    "was there, not by what headers say. Not on loopback.",
+    unit="s",
+    low=1,
+    high=10_000_000,
+)
+TENANT_AUDIO_S = declare.maybe_number(
+    "recognition.tenant_audio_s_per_hour",
+    "Audio of one tenant within any hour, through one gateway; past it 429 with the time to "
+    "wait. Not on loopback. Unset: no such quota.",
+    unit="s",
+    low=1,
+    high=1_000_000_000,
 )
 
 HISTORY_URL = declare.maybe_text(

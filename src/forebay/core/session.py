@@ -72,7 +72,7 @@ from forebay.core.intents import (
     Unread,
 )
 from forebay.core.spec import JobView
-from forebay.errors import BadRequest, ForebayError, ResumeNotAvailable, SlowClient
+from forebay.errors import BadRequest, ForebayError, QuotaExceeded, ResumeNotAvailable, SlowClient
 
 __all__ = ["TABLE", "Phase", "Rules", "Session", "Sessions"]
 
@@ -421,6 +421,9 @@ class Session:
     def _refused(self, event: Refuse, now: float) -> Effects:
         if self.phase in LIVE and isinstance(event.error, BadRequest):
             return self._mistake(event.error)
+        if self.phase in LIVE and isinstance(event.error, QuotaExceeded):
+            # Delivery stops first: the error is told once, with the time to wait.
+            return [StopDelivery(), ExpireJob(event.error), *self._fail(event.error)]
         return self._fail(event.error)
 
     def _mistake(self, error: BadRequest) -> Effects:

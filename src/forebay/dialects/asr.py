@@ -39,16 +39,27 @@ from forebay.errors import (
     DeadlineExceeded,
     ForebayError,
     NoWorkers,
+    QuotaExceeded,
     Refused,
 )
 
-__all__ = ["PIECE_BYTES", "RATE", "AsrDialect", "asr_params", "sounds_of", "wire_message"]
+__all__ = [
+    "ANONYMOUS",
+    "PIECE_BYTES",
+    "RATE",
+    "AsrDialect",
+    "asr_params",
+    "sounds_of",
+    "wire_message",
+]
 
 RATE = 16_000
 """Sample rate of headerless audio."""
 PIECE_BYTES = 192 * 1024
 """Headerless audio is stored in items of at most this size; a chunk whole or not at all."""
 MAX_ECHO = 64
+ANONYMOUS = "anonymous"
+"""The user of a session whose client named none."""
 
 Name = Annotated[str, Meta(max_length=256)]
 Index = Annotated[int, Meta(ge=-(2**53), le=2**53)]
@@ -121,7 +132,7 @@ def wire_message(error: ForebayError) -> str:
     if "word" in facts:
         return str(facts["word"])
     waited = isinstance(error, DeadlineExceeded) and facts.get("deadline") == "queue"
-    if waited or (isinstance(error, Refused) and not isinstance(error, NoWorkers)):
+    if waited or (isinstance(error, Refused) and not isinstance(error, NoWorkers | QuotaExceeded)):
         return "System busy"
     return error.message
 
@@ -133,7 +144,7 @@ def _malformed(detail: str, word: str = "Invalid message format", **facts: Any) 
 def asr_params(user: str, language: str | None = None) -> dict[str, Any]:
     """The parameters of a recognition job, in one form, so that they compare equal. This
     protocol has no word for unfinished text, so none is asked for."""
-    params: dict[str, Any] = {"user": user or "anonymous", "partials": False}
+    params: dict[str, Any] = {"user": user or ANONYMOUS, "partials": False}
     if language:
         params["language"] = language
     return params
@@ -311,4 +322,5 @@ def _chunk(said: Said, session: str) -> Hear:
     except BadAudio as error:
         error.details.update(session=session, chunk=said.chunk_index)
         raise
-    return Hear(session=session, sounds=sounds, seq=said.chunk_index, units=len(data) // 2)
+    plain = sum(len(sound.data) // 2 for sound in sounds if sound.form == "pcm16")
+    return Hear(session=session, sounds=sounds, seq=said.chunk_index, units=plain)

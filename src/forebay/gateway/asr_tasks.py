@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from forebay.core.spec import Deadlines, JobSpec, JobView, QueuePlace
 from forebay.errors import BadRequest, ForebayError, NotFound, StateLost, TooLarge
 from forebay.gateway.access import header
 from forebay.gateway.asr_sessions import PORTS, asr_pools, iso, scribe_of, send_file
+from forebay.gateway.auth import port_of
 from forebay.gateway.beside import set_beside
 from forebay.gateway.calls import read_body
 from forebay.gateway.context import GatewayContext
@@ -69,6 +71,7 @@ async def submit(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     """``POST /api/v1/asr/submit``. What cannot be taken is refused before the body is read."""
     scribe, tenant = scribe_of(ctx), scope["forebay.tenant"]
     ask_gate(ctx, Kind.RECOGNITION)
+    _allowance(scope, ctx)
     upload = await _upload(scope, receive)
     if upload is None:
         return
@@ -84,6 +87,12 @@ async def submit(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     )
     name = await asyncio.to_thread(_stored, ctx, upload.data, task, suffix)
     await _start(scope, send, ctx, replace(task, audio_path=name), upload.data)
+
+
+def _allowance(scope: Scope, ctx: GatewayContext) -> Mapping[str, Any]:
+    """How long the file may be. Raises `QuotaExceeded`."""
+    limited = ctx.auth.limits(port_of(scope))
+    return ctx.audio.allowance(scope["forebay.tenant"]) if limited else {}
 
 
 async def _upload(scope: Scope, receive: Receive) -> Upload | None:
@@ -132,7 +141,7 @@ async def _start(
         id=task.job,
         kind=Kind.RECOGNITION,
         pool=ctx.pool(Kind.RECOGNITION),
-        params={"language": task.language},
+        params={"language": task.language, **_allowance(scope, ctx)},
         tenant=task.tenant,
         dialect=DIALECT,
         name=task.id,
@@ -149,6 +158,7 @@ async def _start(
         if task.status == "queued":
             await scribe.tape.remove([task.audio_path])
         raise
+    ctx.audio.begun(view)
     scribe.began_task(view, replace(task, status="queued"), items)
     place = view.place or QueuePlace(position=0, eta_s=0.0)
     await reply_json(

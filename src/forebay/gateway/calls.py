@@ -100,6 +100,7 @@ async def answer_call(
         drop_beside(ctx.blobs, items)
         await surface.refuse(send, error, request, call)
         return
+    ctx.audio.begun(view)
     answer = Delivery(ctx, surface, call, view, send, begun, request, options)
     hold = None
     try:

@@ -20,6 +20,7 @@ from forebay.core.kinds import Kind
 from forebay.core.session import Sessions
 from forebay.dialects import Frame, SessionDialect
 from forebay.errors import ForebayError
+from forebay.gateway.auth import port_of
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.driver import Hold
 from forebay.gateway.wire import Wire
@@ -33,6 +34,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+TenantOf = Callable[[Open], str]
 
 log = structlog.get_logger(__name__)
 
@@ -133,12 +135,14 @@ async def serve_websocket(
     tenant: str = "local",
     first_message_s: float | None = None,
     message_bytes: int | None = None,
+    tenant_of: TenantOf | None = None,
 ) -> None:
     """Serve one connection to its end.
 
     Gates and keys have been passed. ``first_message_s``: close 4408 when the client says
     nothing for so long after the accept; None: it may take its time. ``message_bytes``: the
-    largest message taken, where this path has a bound of its own.
+    largest message taken, where this path has a bound of its own. ``tenant_of``: whose a
+    session is, where what opens it may say so.
     """
     set_limit = getattr(scope.get("forebay.wire"), "take_messages_of", None)
     if set_limit is not None and message_bytes is not None:
@@ -153,7 +157,8 @@ async def serve_websocket(
             ctx.metrics.connection_opened()
             stack.callback(ctx.metrics.connection_closed)
         promised_until: float | None = scope.get("forebay.promised_until")
-        connection = _Connection(ctx, dialect, wire, tenant, promised_until)
+        limited = ctx.auth.limits(port_of(scope))
+        connection = _Connection(ctx, dialect, wire, tenant, promised_until, limited, tenant_of)
         stack.callback(ctx.on_drain(connection.drain))
         try:
             await connection.run(frames, first_message_s)
@@ -170,10 +175,12 @@ class _Connection:
         "_ctx",
         "_dialect",
         "_holds",
+        "_limited",
         "_promised_until",
         "_sessions",
         "_state",
         "_tenant",
+        "_tenant_of",
         "_wire",
     )
 
@@ -184,7 +191,11 @@ class _Connection:
         wire: Wire,
         tenant: str,
         promised_until: float | None,
+        limited: bool,
+        tenant_of: TenantOf | None,
     ) -> None:
+        self._limited = limited
+        self._tenant_of = tenant_of
         self._promised_until = promised_until
         self._ctx = ctx
         self._dialect = dialect
@@ -233,15 +244,17 @@ class _Connection:
         for old in leaving:
             await self._holds.pop(old.name).leave()
         if isinstance(intent, Open):
+            tenant = self._tenant if self._tenant_of is None else self._tenant_of(intent)
             hold = self._holds[session.name] = Hold(
                 self._ctx,
                 session,
                 self._dialect,
                 self._wire,
                 params=intent.params,
-                tenant=self._tenant,
+                tenant=tenant,
                 model=intent.model,
                 promised=self._promised(),
+                limited=self._limited,
                 state=lambda: self._state,
             )
             await hold.open()

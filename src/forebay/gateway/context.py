@@ -13,11 +13,13 @@ from typing import Any
 
 from forebay.blobs import Blobs
 from forebay.broker import GatewayBroker
+from forebay.core.audio_quota import AudioLimits
 from forebay.core.kinds import KINDS, Kind, Row
 from forebay.core.picture_head import MAX_MPX, MAX_SIDE
 from forebay.core.spec import Deadlines, JobSpec, PoolView
 from forebay.dialects.openai_models import pool_for
 from forebay.errors import ModelNotFound
+from forebay.gateway.audio_door import AudioDoor
 from forebay.gateway.auth import Auth
 from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
@@ -64,11 +66,13 @@ class ChatOptions:
 class RecognitionOptions:
     """Limits and manners of the recognition paths. ``queue_notice_threshold``: jobs that must
     wait before clients of `/ws/asr` are told of the queue. ``max_connections`` and
-    ``min_workers``: of the same path, refused before the upgrade."""
+    ``min_workers``: of the same path, refused before the upgrade. ``audio``: seconds of it,
+    on listeners that have limits at all (`Auth.limits`)."""
 
     queue_notice_threshold: int = 0
     max_connections: int | None = 2000
     min_workers: int = 1
+    audio: AudioLimits = AudioLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +147,14 @@ class GatewayContext:
     store_up: Callable[[], bool] = lambda: True
     """Whether the store answers, where it is another process."""
     drain_watchers: list[Callable[[], None]] = field(default_factory=list)
+
+    audio: AudioDoor = field(init=False)
+    """Quotas of audio."""
+
+    def __post_init__(self) -> None:
+        self.audio = AudioDoor(self.recognition.audio, self.clock)
+        if self.scribe is not None:
+            self.scribe.on_ended = self.audio.ended
 
     def on_drain(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback`` once, when `draining` becomes true and clients should be told.

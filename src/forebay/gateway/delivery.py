@@ -216,6 +216,7 @@ class Delivery:
 
     def _on_end(self, ended: Ended) -> None:
         self.over = True
+        self._ctx.audio.ended(self._view.spec.id, ended)
         if ended.state != "completed":
             self._failure = self._failure or error_of(ended)
         if self._wire is not None:

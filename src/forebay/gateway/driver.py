@@ -60,6 +60,7 @@ from forebay.errors import (
     ForebayError,
     NotFound,
     ResumeNotAvailable,
+    SlowClient,
     StateLost,
     StoreDown,
 )
@@ -90,6 +91,7 @@ class Hold:
         "_first_text_at",
         "_fresh",
         "_idle_life",
+        "_meter",
         "_model",
         "_notices",
         "_promised",
@@ -117,6 +119,7 @@ class Hold:
         tenant: str,
         model: str = "",
         promised: bool = False,
+        limited: bool = False,
         state: Callable[[], Any],
     ) -> None:
         self.session = session
@@ -130,6 +133,8 @@ class Hold:
         self._model = model
         self._promised = promised
         self._state = state
+        counts = limited and dialect.kind is Kind.RECOGNITION
+        self._meter = ctx.audio.meter(tenant) if counts else None
         self._attachment: Attachment | None = None
         self._view: JobView | None = None
         self._reader: Reader | None = None
@@ -309,6 +314,8 @@ class Hold:
         return Found(found)
 
     async def _submit(self, effect: Submit) -> Fact:
+        if self._meter is not None:
+            self._meter.admit()
         spec = self._ctx.spec(
             self._dialect.kind,
             effect.params,
@@ -338,6 +345,8 @@ class Hold:
             stop()
         self._attachment = attachment
         self._view = attachment.view
+        if self._meter is not None:
+            self._meter.attached(attachment.view)
         self._unlisten = hub.listen(effect.job, self._hear)
         if attachment.number in early:  # once the session knows its number
             asyncio.get_running_loop().call_soon(self.tell, Superseded(attachment.number or 0))
@@ -349,6 +358,8 @@ class Hold:
         attachment = self._attachment
         if attachment is None or attachment.number is None:
             raise StateLost("no job is held")
+        if self._meter is not None:
+            self._meter.ask(effect.items)
         items: Sequence[InputItem] = effect.items
         if any(map(goes_beside, items)):
             blobs, tenant = self._ctx.blobs, self._tenant
@@ -367,6 +378,8 @@ class Hold:
                 raise
             return None  # the job ended while this was on its way; its end is what they hear
         self.full = ack.over
+        if self._meter is not None and not ack.repeats:
+            self._meter.stored(effect.items)
         if self._ctx.scribe is not None and not ack.repeats:
             self._ctx.scribe.heard(attachment.job, effect.items, items)
         return Stored(ack.units, effect.tell)
@@ -413,7 +426,8 @@ class Hold:
     async def _expire(self, effect: ExpireJob) -> Fact:
         if self._view is not None:
             error = effect.error
-            self._ctx.metrics.slow_client()
+            if isinstance(error, SlowClient):
+                self._ctx.metrics.slow_client()
             await self._ctx.broker.expire(
                 self._view.spec.id,
                 Ended(state="failed", code=error.code, message=error.message, retryable=True),
@@ -493,6 +507,10 @@ class Hold:
             self._fresh = False
 
     def _hear(self, push: GatewayPush) -> None:
+        if self._meter is not None and isinstance(push, OutputPush):
+            refusal = self._meter.hear(push.events)
+            if refusal is not None:
+                self.tell(Refuse(refusal))
         match push:
             case SupersededPush():
                 self.tell(Superseded(push.number))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from forebay.core.intents import Open
 from forebay.core.kinds import Kind
-from forebay.dialects.asr import AsrDialect
+from forebay.dialects.asr import ANONYMOUS, AsrDialect
 from forebay.dialects.chat import TextChat, VoiceChat
 from forebay.dialects.tts import TtsDialect
 from forebay.gateway import asr_sessions, asr_tasks, faces
-from forebay.gateway.auth import PUBLIC, port_of
+from forebay.gateway.auth import LOCAL, PUBLIC, port_of
 from forebay.gateway.capacity import ROUTES as CAPACITY_ROUTES
 from forebay.gateway.captions import ROUTES as CAPTION_ROUTES
 from forebay.gateway.captions_pages import ROUTES as CAPTION_PAGES
@@ -22,6 +24,7 @@ from forebay.gateway.http import ROUTES as OPENAI_ROUTES
 from forebay.gateway.http import health as model_health
 from forebay.gateway.image_edits import ROUTES as IMAGE_EDIT_ROUTES
 from forebay.gateway.job_events import ROUTES as JOB_EVENT_ROUTES
+from forebay.gateway.keys import valid_tenant
 from forebay.gateway.listening import ROUTES as LISTENING_ROUTES
 from forebay.gateway.notebook_api import ROUTES as NOTEBOOK_ROUTES
 from forebay.gateway.notebook_s0 import ROUTES as NOTEBOOK_S0_ROUTES
@@ -66,7 +69,22 @@ async def _asr(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) 
         tenant=scope["forebay.tenant"],
         first_message_s=_first_message_s(scope, ctx),
         message_bytes=ASR_MESSAGE_BYTES,
+        tenant_of=_user_as_tenant(scope, ctx),
     )
+
+
+def _user_as_tenant(scope: Scope, ctx: GatewayContext) -> Callable[[Open], str] | None:
+    """With `trust_client_tenant` a `start` names its tenant as ``user_id``, unless a key or
+    ``X-Tenant`` said it before."""
+    tenant = scope["forebay.tenant"]
+    if not ctx.options.trust_client_tenant or scope["forebay.principal"] != LOCAL:
+        return None
+
+    def named(opened: Open) -> str:
+        user = str(opened.params.get("user", ""))
+        return user if user != ANONYMOUS and valid_tenant(user) else tenant
+
+    return named
 
 
 async def _chat(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:

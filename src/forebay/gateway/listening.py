@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from forebay.core.events import OutputEvent
 from forebay.core.kinds import Kind
@@ -13,6 +14,7 @@ from forebay.dialects.openai_common import Call
 from forebay.dialects.openai_transcribe import Request
 from forebay.errors import ForebayError
 from forebay.gateway.access import header
+from forebay.gateway.auth import port_of
 from forebay.gateway.calls import (
     CallOptions,
     Collector,
@@ -99,8 +101,11 @@ def _parse(content_type: str, body: bytes) -> Call:
 
 async def transcriptions(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
     """``POST /v1/audio/transcriptions``."""
-    begun = ctx.clock()
+    begun, tenant = ctx.clock(), scope["forebay.tenant"]
+    limited = ctx.auth.limits(port_of(scope))
     try:
+        if limited:
+            ctx.audio.admit(tenant)
         body = await read_body(receive, FORM_BYTES)
         if body is None:
             return
@@ -109,6 +114,8 @@ async def transcriptions(scope: Scope, receive: Receive, send: Send, ctx: Gatewa
             call = _parse(content_type, body)
         else:
             call = await asyncio.to_thread(_parse, content_type, body)
+        if limited:
+            call = replace(call, params={**call.params, **ctx.audio.allowance(tenant)})
     except ForebayError as error:
         await refuse(send, error, request_id(scope))
         return

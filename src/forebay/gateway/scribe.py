@@ -75,6 +75,7 @@ class Scribe:
         self.wall = wall
         self.tape = Tape(recordings)
         self.on_ended: Callable[[str, Ended], None] | None = None
+        self.on_ended: Callable[[str, Ended], None] | None = None
         self._hub = hub
         self._broker: GatewayBroker = hub.broker
         self._open: dict[str, _Open] = {}
@@ -236,6 +237,8 @@ class Scribe:
                 await self._write(job, known, known.ended)
 
     async def _write(self, job: str, known: _Open, ended: Ended) -> None:
+        if self.on_ended is not None:
+            self.on_ended(job, ended)
         if self.on_ended is not None:
             self.on_ended(job, ended)
         view = known.view

@@ -37,7 +37,7 @@ from forebay.core.events import (
 from forebay.core.kinds import Row
 from forebay.core.spec import Lease
 from forebay.core.transcript import Transcript, joint
-from forebay.errors import BadAudio, EngineFailed, ProtocolError, Unsupported
+from forebay.errors import BadAudio, EngineFailed, ProtocolError, QuotaExceeded, Unsupported
 from forebay.worker.cut import Work
 from forebay.worker.decode import RATE, Decoder, check_rate, is_quick, open_sound
 from forebay.worker.media import Frames, Resampler
@@ -118,6 +118,8 @@ class Ear:
         if untold > 0:
             self._untold.append((start.fine, lease.text[-untold:]))
         self._chunks = lease.counts.get("heard", 0)
+        limit_s = lease.spec.params.get("max_audio_s")
+        self._limit = None if limit_s is None else round(float(limit_s) * RATE)
         self._partials = lease.spec.params.get("partials") is not False
         self._partial = ""
         self._language = ""
@@ -290,7 +292,15 @@ class Ear:
             self._next += len(block)
             frames = block[skip:]
         self._given += len(frames)
+        self._check_length()
         return Span((), 0, frames=frames, flush=self._room <= 0, file=span.file)
+
+    def _check_length(self) -> None:
+        if self._limit is not None and self._given > self._limit:
+            raise QuotaExceeded(
+                f"more than {self._limit / RATE:g} s of audio, expected no more",
+                audio_s=round(self._given / RATE, 3),
+            )
 
     async def _call(self, work: Callable[[Any], T], argument: Any) -> T:
         """In a thread, where it may take long. A thread cannot be cancelled: what it works

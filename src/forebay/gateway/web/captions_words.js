@@ -2,7 +2,7 @@
 import { WORDS } from "./words.js";
 
 Object.assign(WORDS.en, {
-  spkTitle: "Speak into a room", spkHint: "Fill in the room on the right and start the microphone. Words show here at once, whatever the network does.",
+  spkTitle: "Speak into a room", spkHint: "Fill in the room and start the microphone. Words show here at once, whatever the network does.",
   spkDisplay: "Open the display", spkSync: "Room", spkEnable: "Send to the room", spkServer: "Server", spkName: "Your name", spkWorkers: "Requests at once",
   spkSent: "Sent", spkQueued: "Waiting", spkRetried: "Repeated", spkDropped: "Given up", spkErrors: "Failed requests", spkLag: "To a display", spkExport: "Save counters and lags",
   spkStates: { idle: "not sending", ok: "room: ok", retrying: "room: retrying", offline: "room: offline, captions are kept", refused: "room: refused" },
@@ -20,7 +20,7 @@ Object.assign(WORDS.en, {
   links: { connecting: "connecting", live: "connected", lost: "connection lost, coming back", refused: "this room needs its passphrase or a link for viewing" },
 });
 Object.assign(WORDS.zh, {
-  spkTitle: "对房间说话", spkHint: "在右侧填写房间，然后打开麦克风。无论网络如何，文字都会立即显示在这里。",
+  spkTitle: "对房间说话", spkHint: "填写房间，然后打开麦克风。无论网络如何，文字都会立即显示在这里。",
   spkDisplay: "打开显示页", spkSync: "房间", spkEnable: "发送到房间", spkServer: "服务器", spkName: "你的名字", spkWorkers: "同时请求数",
   spkSent: "已发送", spkQueued: "等待", spkRetried: "重发", spkDropped: "放弃", spkErrors: "失败请求", spkLag: "到显示页", spkExport: "保存计数与延迟",
   spkStates: { idle: "未发送", ok: "房间：正常", retrying: "房间：重试中", offline: "房间：离线，字幕已保留", refused: "房间：被拒绝" },

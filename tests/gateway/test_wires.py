@@ -52,6 +52,29 @@ async def test_close_leaves_after_everything_sent_and_nothing_after_it() -> None
         ]
 
 
+async def test_a_corked_wire_keeps_the_order_and_ends_with_the_close() -> None:
+    async with serving() as served:
+        reader, _ = await served.websocket()
+        wire = served.probe.wires[0]
+        wire.cork()
+        wire.send("one")
+        wire.cork()  # as if it were one
+        wire.send(b"x" * 70_000)
+        assert wire.backlog() > 70_000
+        wire.uncork()
+        wire.send("two")
+        wire.cork()
+        wire.send("three")
+        assert wire.offer(wire.framed("four"), 100_000, 0.0)
+        wire.cork()
+        wire.send("five")
+        wire.close(1000)
+        wire.uncork()
+        for words in (b"one", b"x" * 70_000, b"two", b"three", b"four", b"five"):
+            assert (await read_frame(reader))[1] == words
+        assert await close_code(reader) == 1000
+
+
 async def test_a_wire_is_closed_once_its_peer_has_gone() -> None:
     async with serving() as served:
         _, writer = await served.websocket()

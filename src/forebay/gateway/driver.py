@@ -469,6 +469,9 @@ class Hold:
         if old is not None:
             old.close()
         about, dialect = self._about, self._dialect
+        pace: AudioPace | None = None
+        if self._row.pace_s is not None:
+            pace = AudioPace(self._row.pace_s, int(about.params.get("sample_rate", 16000)))
 
         def encode(event: OutputEvent) -> Sequence[Frame]:
             return dialect.encode(event, about, have=have)
@@ -481,7 +484,7 @@ class Hold:
             encode=encode,
             wire=self._wire,
             row=self._row,
-            pace=AudioPace(self._row.pace_s, int(about.params.get("sample_rate", 16000))),
+            pace=pace,
             on_end=self._on_end,
             on_slow=lambda _: self.tell(Slow(self._row.slow_reader_s, self._row.slow_reader_s)),
             on_reset=lambda error: self.tell(Lost(error)),

@@ -21,7 +21,7 @@ from forebay.core.kinds import Row, SlowRule
 from forebay.errors import ForebayError, StateLost, StoreDown
 from forebay.gateway.held import HeadGate
 from forebay.gateway.wire import LOW_WATER_BYTES, Wire
-from forebay.gateway.wires import HttpWire
+from forebay.gateway.wires import HttpWire, WebSocketWire
 
 if TYPE_CHECKING:
     from forebay.gateway.hub import Hub
@@ -268,7 +268,7 @@ class Reader:
     def _send_together(self, shared: Shared | None) -> None:
         """`_send_held`, in one write where the wire can and there is more than one event."""
         wire = self.wire
-        if len(self._held) < 2 or not isinstance(wire, HttpWire | HeadGate):
+        if len(self._held) < 2 or not isinstance(wire, WebSocketWire | HttpWire | HeadGate):
             self._send_held(shared)
             return
         wire.cork()

@@ -48,11 +48,12 @@ def short_reason(reason: str) -> str:
 class WebSocketWire:
     """One accepted WebSocket. Sending before the accept is a mistake and raises."""
 
-    __slots__ = ("_drained", "_p")
+    __slots__ = ("_corked", "_drained", "_p")
 
     def __init__(self, protocol: WebSocketProtocol) -> None:
         self._p = protocol
         self._drained: Drained | None = None
+        self._corked: bytearray | None = None
 
     @property
     def closed(self) -> bool:
@@ -75,10 +76,23 @@ class WebSocketWire:
         else:
             payload = data
             header = frame_header(BINARY, len(payload))
-        if len(payload) < JOIN_BYTES:
+        if self._corked is not None:
+            self._corked += header
+            self._corked += payload
+        elif len(payload) < JOIN_BYTES:
             protocol.transport.write(header + payload)
         else:
             protocol.transport.writelines((header, payload))
+
+    def cork(self) -> None:
+        """As `HttpWire.cork`; `close` ends it too."""
+        if self._corked is None:
+            self._corked = bytearray()
+
+    def uncork(self) -> None:
+        held, self._corked = self._corked, None
+        if held and not self._p.gone:
+            self._p.transport.write(held)
 
     @staticmethod
     def framed(data: str) -> bytes:
@@ -92,6 +106,8 @@ class WebSocketWire:
         protocol = self._p
         if protocol.gone:
             return True
+        if self._corked is not None:
+            self.uncork()
         transport = protocol.transport
         if transport.get_write_buffer_size() > limit_bytes:
             return False
@@ -100,7 +116,10 @@ class WebSocketWire:
         return True
 
     def backlog(self) -> int:
-        return 0 if self._p.disconnected else self._p.transport.get_write_buffer_size()
+        if self._p.disconnected:
+            return 0
+        unsent: int = self._p.transport.get_write_buffer_size()
+        return unsent if self._corked is None else unsent + len(self._corked)
 
     def on_drain(self, callback: Drained) -> None:
         if self._p.writable.is_set():
@@ -115,6 +134,7 @@ class WebSocketWire:
             callback()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
+        self.uncork()
         self._p.begin_close(code, short_reason(reason))
 
 

@@ -242,6 +242,48 @@ async def test_nothing_is_recorded_where_nobody_wants_it_or_where_it_is_no_pcm(
     assert not files(tmp_path, "*.wav")
 
 
+def plain_wav(data: bytes) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(RATE)
+        out.writeframes(data)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("forms", ["ppp", "www", "pwp"])
+async def test_a_recording_is_the_sound_whether_it_came_as_samples_or_as_wav(
+    tmp_path: Path, forms: str
+) -> None:
+    async with rest(tmp_path, engine=FAST) as r, r.http.ws_connect(r.base + "/ws/asr") as ws:
+        parts = [speak(range(n, n + 20))[:32_000].ljust(32_000, b"\0") for n in (0, 20, 40)]
+        await ws.send_json({"action": "start", "session_id": "s"})
+        for n, (form, part) in enumerate(zip(forms, parts, strict=True)):
+            sent = base64.b64encode(part if form == "p" else plain_wav(part)).decode()
+            await ws.send_json(
+                {"action": "chunk", "session_id": "s", "chunk_index": n, "audio_data": sent}
+            )
+        await ws.send_json({"action": "finish", "session_id": "s"})
+        data = (tmp_path / (await r.written("s"))["audio_path"]).read_bytes()
+        assert len(data) == 96_044 and data[44:] == b"".join(parts)
+
+
+async def test_a_compressed_chunk_leaves_its_session_without_a_recording(tmp_path: Path) -> None:
+    async with rest(tmp_path, engine=FAST) as r, r.http.ws_connect(r.base + "/ws/asr") as ws:
+        await ws.send_json({"action": "start", "session_id": "s"})
+        for n, part in enumerate((speak([1]), b"OggS" + bytes(100))):
+            sent = base64.b64encode(part).decode()
+            await ws.send_json(
+                {"action": "chunk", "session_id": "s", "chunk_index": n, "audio_data": sent}
+            )
+        while (await ws.receive_json())["type"] not in ("final_result", "error"):
+            continue
+        await r.scribe.settle((await r.w.broker.find("local", "asr", "s")).spec.id)  # type: ignore[union-attr]
+        assert "audio_path" not in await r.get("/api/v1/session/s")
+    assert not files(tmp_path, "*.wav")
+
+
 async def test_twenty_are_listed_newest_first(tmp_path: Path) -> None:
     async with rest(tmp_path, engine=FAST) as r:
         for n in range(22):

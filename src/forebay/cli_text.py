@@ -1,4 +1,5 @@
-"""The command line's part about streamed text: `bench text` and `models compare`."""
+"""The command line's part about text and notebooks: `bench text`, `bench notebook` and `models
+compare`."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ Key = Annotated[
 def register(bench: typer.Typer, models: typer.Typer) -> None:
     """Add the commands to their groups."""
     bench.command("text")(bench_text)
+    bench.command("notebook")(bench_notebook)
     models.command("compare")(models_compare)
 
 
@@ -45,6 +47,31 @@ def bench_text(
         duration_s=duration,
         prompt=prompt or lab.PROMPT,
         model=model,
+        key=key,
+    )
+    options.check()
+    raise typer.Exit(lab.main(options, output_json=output_json, report=report))
+
+
+def bench_notebook(
+    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8600",
+    concurrency: Annotated[int, typer.Option(min=1, help="People, each with a kernel.")] = 2,
+    duration: Annotated[float, typer.Option(min=1, help="Seconds of running cells.")] = 20.0,
+    lines: Annotated[int, typer.Option(min=1, help="Flushed lines of every tenth cell.")] = 50,
+    lines_per_s: Annotated[float, typer.Option(min=0.1, help="And how fast they come.")] = 100.0,
+    output_json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="And a page.")] = None,
+    key: Key = None,
+) -> None:
+    """People running cells: cells a second, execute to first output, delay of flushed lines."""
+    from forebay.lab import notebook as lab
+
+    options = lab.Options(
+        url=url,
+        concurrency=concurrency,
+        duration_s=duration,
+        lines=lines,
+        lines_per_s=lines_per_s,
         key=key,
     )
     options.check()

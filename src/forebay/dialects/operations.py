@@ -11,7 +11,7 @@ the text was cut into lines, so a client that comes back gets exactly what it la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,6 +174,7 @@ class Composer:
         self._chars = 0
         self._said: list[str] = []
         self._at_line_start = True
+        self.timing: Mapping[str, float] = {}  # stages in ms; beside the words, not among them
         marked = op.type in ("user_command", "code_error_should_debug")
         self._tags = TagParser(TAGS, VERBATIM) if marked else None
 
@@ -211,7 +212,10 @@ class Composer:
 
     def close(self, error: ForebayError | None = None) -> list[bytes]:
         """The closing lines of an operation that no model answers, or that broke."""
-        return self._whole(closing(self._op, error))
+        events = closing(self._op, error)
+        if self.timing:
+            events[-1]["data"]["timing"] = dict(self.timing)
+        return self._whole(events)
 
     # ------------------------------------------------------------------------ content
 

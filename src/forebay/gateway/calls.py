@@ -95,13 +95,14 @@ async def answer_call(
         spec = job_spec(scope, ctx, surface, call)
         for item in call.items:
             items.append(await set_beside(ctx.blobs, item, spec.tenant))
+        asked = ctx.clock()
         view = await ctx.broker.submit(spec, items, gateway=ctx.gateway_id)
     except ForebayError as error:
         drop_beside(ctx.blobs, items)
         await surface.refuse(send, error, request, call)
         return
     ctx.audio.begun(view)
-    answer = Delivery(ctx, surface, call, view, send, begun, request, options)
+    answer = Delivery(ctx, surface, call, view, send, begun, request, options, asked=asked)
     hold = None
     try:
         if call.detach_s:

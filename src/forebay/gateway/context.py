@@ -138,6 +138,8 @@ class GatewayContext:
     """The history's writer; None: nothing is kept."""
     rooms: Rooms | None = None
     """Rooms and who reads them here; None: there are none."""
+    slow_stream_s: float = 0.0
+    """First outputs and gaps longer than this are logged as `stream.slow`; 0: none is."""
     draining: bool = False
     """True from SIGTERM on: not ready any more, and open streams should come to an end."""
     refusing: bool = False

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
+import structlog
+
 from forebay.broker import GatewayPush, LeasePush
-from forebay.core.events import Audio, Ended, OutputEvent, TextDelta
+from forebay.core.events import Ended, OutputEvent
 from forebay.core.kinds import Kind
 from forebay.core.spec import JobView
 from forebay.dialects import error_of
@@ -24,6 +26,7 @@ from forebay.gateway.batch import Batch
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.held import HeadGate, NoWire
 from forebay.gateway.hub import Reader
+from forebay.gateway.ledger import Ledger
 from forebay.gateway.responses import Headers, Receive, Scope, Send, reply
 from forebay.gateway.surfaces import CallOptions, Ident, Surface
 from forebay.gateway.wire import Wire
@@ -32,6 +35,9 @@ from forebay.gateway.wires import asgi_wire
 __all__ = ["Delivery"]
 
 PLAIN_WIRE_BYTES = 1024 * 1024
+Encode = Callable[[OutputEvent], Sequence[bytes]]
+
+log = structlog.get_logger(__name__)
 
 
 class Delivery:
@@ -47,6 +53,8 @@ class Delivery:
         begun: float,
         request_id: str,
         options: CallOptions,
+        *,
+        asked: float | None = None,
     ) -> None:
         self.over = False
         self._ctx = ctx
@@ -54,21 +62,25 @@ class Delivery:
         self._call = call
         self._view = view
         self._send = send
-        self._begun = begun
         self._request_id = request_id
         self._options = options
-        self._submitted = ctx.clock()
-        self._leased = self._submitted if view.state != "queued" else None
+        self._ledger = Ledger(
+            view, ctx.metrics, ctx.clock, begun=begun, asked=asked, slow_s=ctx.slow_stream_s
+        )
         self._news = asyncio.Event()
         self._gone = False
         self._failure: ForebayError | None = None
         self._wire: Wire | None = None  # once the head has left
         self._batch: Batch | None = None
-        self._first_sent = False
         self._slow = False
+        self._timed = False  # the head could say how long the first output took
         model = call.model or view.spec.pool.partition("/")[2]
         self._ident = Ident(
-            job=view.spec.id, created=int(time.time()), model=model, epoch=view.epoch
+            job=view.spec.id,
+            created=int(time.time()),
+            model=model,
+            epoch=view.epoch,
+            timing=self._ledger.stages_ms,
         )
 
     async def run(self, scope: Scope, receive: Receive) -> None:
@@ -82,6 +94,7 @@ class Delivery:
                     await self._whole()
             finally:
                 watch.cancel()
+                self._ledger.close()
 
     async def _watch(self, receive: Receive) -> None:
         """Learn that the client has gone, which an ASGI ``send`` does not tell."""
@@ -124,6 +137,7 @@ class Delivery:
 
     async def _head(self, wire: Wire, gate: HeadGate) -> None:
         head = [*self._surface.headers(self._call), *self._facts()]
+        self._timed = "first_output" in self._ledger.stages_ms()
         await self._send({"type": "http.response.start", "status": 200, "headers": head})
         for frame in self._surface.opening(self._call, self._ident):
             wire.send(frame)
@@ -147,11 +161,27 @@ class Delivery:
                 encode, self._options.flush, wire.send, whole_until=self._call.after
             )
             encode = self._batch.encode
-        return encode
+        return self._noted(encode)
+
+    def _noted(self, encode: Encode) -> Encode:
+        ledger = self._ledger
+
+        def noted(event: OutputEvent) -> Sequence[bytes]:
+            ledger.arrived(event)
+            frames = encode(event)
+            ledger.encoded()
+            return frames
+
+        return noted
 
     def _finish(self, wire: Wire) -> None:
         """The terminal event's frames are on the wire: end the body as it deserves."""
-        if self._failure is None or self._surface.events(self._call):
+        if self._surface.events(self._call):
+            if not self._timed:
+                for frame in self._surface.timed(self._ledger.header()):
+                    wire.send(frame)
+            wire.close()
+        elif self._failure is None:
             wire.close()
         else:
             _cut(wire)
@@ -171,6 +201,7 @@ class Delivery:
         collector = self._surface.collector(self._call, self._ident)
 
         def collect(event: OutputEvent) -> Sequence[bytes]:
+            self._ledger.arrived(event)
             if self._failure is None:
                 try:
                     collector.take(event)
@@ -227,6 +258,7 @@ class Delivery:
         limit_s = self._ctx.rows[self._call.kind].slow_reader_s
         self._slow = True
         self._ctx.metrics.slow_client()
+        log.info("buffer.unread", job=self._view.spec.id, limit_s=limit_s)
         self._fail(SlowClient(f"client took nothing for {limit_s:g} s", limit_s=limit_s))
 
     def _fail(self, error: ForebayError) -> None:
@@ -234,14 +266,13 @@ class Delivery:
         self._news.set()
 
     def _on_push(self, push: GatewayPush) -> None:
-        if isinstance(push, LeasePush) and push.running and self._leased is None:
-            self._leased = self._ctx.clock()
+        if isinstance(push, LeasePush) and push.running:
+            self._ledger.leased()
 
     def _on_sent(self, event: OutputEvent) -> None:
-        if self._first_sent or not isinstance(event, TextDelta | Audio):
+        took_s = self._ledger.sent(event)
+        if took_s is None:
             return
-        self._first_sent = True
-        took_s = self._ctx.clock() - self._begun
         if self._call.kind is Kind.SPEECH:
             self._ctx.metrics.ttfa(took_s)
         else:
@@ -263,13 +294,10 @@ class Delivery:
 
     def _facts(self) -> Headers:
         """Where the time went, and by what name to ask for it."""
-        accepted_ms = (self._submitted - self._begun) * 1000
-        queued_ms = ((self._leased or self._ctx.clock()) - self._submitted) * 1000
-        timing = f"accepted;dur={accepted_ms:.2f}, queued;dur={queued_ms:.2f}"
         return [
             (b"x-request-id", self._request_id.encode()),
             *self._surface.facts(self._call, self._ident),
-            (b"server-timing", timing.encode()),
+            (b"server-timing", self._ledger.header()),
         ]
 
 

@@ -126,6 +126,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _too_late(self) -> None:
         which = self._phase if self._phase is not IDLE else "keep_alive"
         self.listener.metrics.deadline(which)
+        log.debug("timeout.deadline", which=which)
         if self._phase is IDLE or self._head_bytes == 0:
             self._phase = DONE
             self.transport.close()

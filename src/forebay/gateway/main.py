@@ -254,6 +254,7 @@ class _Gateway:
             recognition=spec.recognition,
             photos=spec.photos,
             operations=spec.operations,
+            slow_stream_s=spec.slow_stream_s,
             scribe=await open_history(stack, hub, spec.history, spec.data_dir, blobs),
             rooms=_rooms(broker, hub, gateway_id, spec),
         )

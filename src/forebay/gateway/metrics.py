@@ -18,6 +18,7 @@ Names (the ``ws_gateway_*`` family is S1's, kept as its dashboards know it):
 ``forebay_deadlines_total{which}``             counter    connections closed by a deadline
 ``forebay_requests_total{route,status}``       counter    HTTP requests answered
 ``forebay_first_byte_seconds{kind}``           histogram  request to first text or audio
+``forebay_chunk_gap_seconds{kind}``            histogram  between two pieces of one stream
 ``forebay_cancel_to_slot_free_seconds{kind}``  histogram  cancel to the worker's free slot
 ``forebay_eta_error_ratio{kind}``              histogram  told wait against real, over 2 s
 ``forebay_resumes_total{answer}``              counter    resumes: exact, refused
@@ -54,6 +55,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -66,6 +68,8 @@ from prometheus_client.registry import Collector
 from forebay.core.spec import PoolView, WorkerView
 
 __all__ = ["CONTENT_TYPE", "FIRST_BYTE_BOUNDS_S", "GatewayMetrics", "Histogram", "quantile"]
+
+log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FIRST_BYTE_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -121,6 +125,7 @@ class GatewayMetrics:
         self.requests: Counter[tuple[str, int]] = Counter()
         self.resumes: Counter[str] = Counter()
         self.first_byte: dict[str, Histogram] = {}
+        self.gaps: dict[str, Histogram] = {}
         self.freed: dict[str, Histogram] = {}
         self.eta_errors: dict[str, Histogram] = {}
         self.insecure = False
@@ -179,6 +184,13 @@ class GatewayMetrics:
         """A cancelled job of this kind has left its worker."""
         self.freed.setdefault(kind, Histogram(FIRST_BYTE_BOUNDS_S)).observe(seconds)
 
+    def gap(self, kind: str, seconds: float) -> None:
+        """Two pieces of one stream's text or audio left so far apart."""
+        histogram = self.gaps.get(kind)
+        if histogram is None:
+            histogram = self.gaps[kind] = Histogram(FIRST_BYTE_BOUNDS_S)
+        histogram.observe(seconds)
+
     def refuse(self, reason: str) -> None:
         """A connection was turned away before any work."""
         _count(self.refused, reason, "other")
@@ -196,6 +208,8 @@ class GatewayMetrics:
         not count: nobody plans by them."""
         if max(told_s, real_s) < ETA_COUNTS_S:
             return
+        if told_s and real_s > 2 * told_s:
+            log.info("queue.longer_than_told", kind=kind, told_s=told_s, real_s=round(real_s, 1))
         histogram = self.eta_errors.get(kind)
         if histogram is None:
             histogram = self.eta_errors[kind] = Histogram(ETA_ERROR_BOUNDS)
@@ -285,6 +299,7 @@ class _Face(Collector):
     def _first_bytes(self) -> Iterator[Metric]:
         for name, about, found in (
             ("forebay_first_byte_seconds", "request to first text or audio", self._m.first_byte),
+            ("forebay_chunk_gap_seconds", "between two pieces of one stream", self._m.gaps),
             ("forebay_cancel_to_slot_free_seconds", "cancel to free slot", self._m.freed),
             ("forebay_eta_error_ratio", "told wait against real", self._m.eta_errors),
         ):

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
 
-from forebay.core.events import OutputEvent
+from forebay.core.events import Ended, OutputEvent
 from forebay.core.kinds import Kind
 from forebay.dialects import operations
 from forebay.dialects.openai_common import Call
@@ -97,6 +97,8 @@ class _Operations(Surface):
         composer.begin()  # what the opening says counts
 
         def encode(event: OutputEvent) -> Sequence[bytes]:
+            if isinstance(event, Ended):
+                composer.timing = ident.timing()
             lines = composer.take(event)
             return lines if len(lines) < 2 else [b"".join(lines)]
 
@@ -104,6 +106,9 @@ class _Operations(Surface):
 
     def collector(self, call: Call, ident: Ident) -> Collector:
         raise TypeError("operations are always streamed")
+
+    def timed(self, timing: bytes) -> Sequence[bytes]:
+        return ()  # the closing line has it
 
     def broken(self, call: Call, error: ForebayError, request_id: str) -> Sequence[bytes]:
         return Composer(replace(call.request, handle=False)).close(error)

@@ -37,6 +37,7 @@ from forebay.errors import ForebayError, NotFound, SlowClient
 from forebay.gateway.access import header
 from forebay.gateway.connection import Frames, accepted_wire
 from forebay.gateway.context import GatewayContext
+from forebay.gateway.ledger import Ledger
 from forebay.gateway.reader import Reader, patient
 from forebay.gateway.responses import Headers, Receive, Scope, Send, reply
 from forebay.gateway.wire import LOW_WATER_BYTES, Wire
@@ -99,7 +100,16 @@ class JobStream:
         say: Say,
         *,
         cut: Callable[[], None],
+        asked: float | None = None,
     ) -> None:
+        self.ledger = Ledger(
+            view,
+            ctx.metrics,
+            ctx.clock,
+            begun=ctx.clock() if asked is None else asked,
+            asked=asked,
+            slow_s=ctx.slow_stream_s if view.state == "queued" else 0,
+        )
         self.failure: ForebayError | None = None
         self.over = False  # the terminal event's frames are on the wire
         self._ctx = ctx
@@ -135,6 +145,7 @@ class JobStream:
         )
 
     def leave(self) -> None:
+        self.ledger.close()
         if self._reader is not None:
             self._reader.close()
 
@@ -157,11 +168,14 @@ class JobStream:
         self._news.set()
 
     def _encode(self, event: OutputEvent) -> Sequence[bytes | str]:
+        self.ledger.arrived(event)
         bodies = self._words.event(event)
         last = len(bodies) - 1
         where = position_id(self._view.epoch, event.offset)
         # Only the last has the position: who got a part of an event gets all of it again.
-        return [self._say(body, where if at == last else "") for at, body in enumerate(bodies)]
+        said = [self._say(body, where if at == last else "") for at, body in enumerate(bodies)]
+        self.ledger.encoded()
+        return said
 
     def _tell(self, bodies: Sequence[Body]) -> None:
         for body in bodies:
@@ -174,12 +188,15 @@ class JobStream:
             case PlacePush():
                 self._tell(self._words.place(push.place))
             case LeasePush():
+                if push.running:
+                    self.ledger.leased()
                 self._tell(self._words.lease(push.running))
             case _:
                 return
         self._news.set()
 
     def _on_sent(self, event: OutputEvent) -> None:
+        self.ledger.sent(event)
         if not self._said:
             self._said = True
             self._news.set()
@@ -191,6 +208,7 @@ class JobStream:
     def _on_slow(self, reader: Reader) -> None:
         limit_s = self._ctx.rows[self._view.spec.kind].slow_reader_s
         self._ctx.metrics.slow_client()
+        log.info("buffer.unread", job=self._view.spec.id, limit_s=limit_s)
         self.failure = SlowClient(f"client took nothing for {limit_s:g} s", limit_s=limit_s)
         self._cut()
         self._news.set()
@@ -244,6 +262,8 @@ async def serve_events(
         while not stream.done and not watch.done():
             if not await stream.wait(keepalive_s) and not wire.backlog():
                 wire.send(KEEP_ALIVE)
+        if stream.over and position is None:
+            wire.send(b": server-timing: " + stream.ledger.header() + b"\n")
         wire.close()
 
 

@@ -6,7 +6,7 @@ No I/O: `gateway.calls` runs the job and `gateway.delivery` carries its events t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,12 +44,14 @@ class CallOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ident:
-    """What an answer is called. ``created``: seconds since 1970. ``epoch``: of its output."""
+    """What an answer is called. ``created``: seconds since 1970. ``epoch``: of its output.
+    ``timing``: milliseconds of each stage so far (`gateway.ledger`)."""
 
     job: str
     created: int
     model: str
     epoch: str = ""
+    timing: Callable[[], Mapping[str, float]] = dict
 
 
 class Collector(Protocol):
@@ -89,6 +91,12 @@ class Surface(ABC):
     def opening(self, call: Call, ident: Ident) -> Sequence[bytes]:
         """Frames that leave with the head, before the model has said anything."""
         return ()
+
+    def timed(self, timing: bytes) -> Sequence[bytes]:
+        """Frames after the last one, with what ``Server-Timing`` says by then. An event
+        stream's readers pass over comments; no empty line follows, which some SDKs take for
+        an event of its own."""
+        return (b": server-timing: " + timing + b"\n",)
 
     def broken(self, call: Call, error: ForebayError, request_id: str) -> Sequence[bytes]:
         """Frames that end an event stream whose job has not ended."""

@@ -177,6 +177,21 @@ async def test_a_server_that_forgot_everything_is_told_to_everybody(site: Site) 
     await until(lambda: "b" in hand.leases)
 
 
+async def test_who_begins_while_an_emptied_server_is_met_again_waits_for_the_workers(
+    site: Site,
+) -> None:
+    broker, hand, _ = await begin(site)
+    site.server.kill()
+    site.server.forget()
+    await asyncio.to_thread(site.server.start)
+    # Only that the store is away may be said, never that the model is unknown.
+    for name in "bcd":
+        spec = speech_spec(name)
+        items = [Text(text="x", unit=0)]
+        await eventually(lambda spec=spec, items=items: broker.submit(spec, items, gateway="g1"))
+    assert await until(lambda: set(hand.leases) >= {"b", "c", "d"}) < 1
+
+
 async def test_a_frozen_server_blocks_no_call_and_kills_nobody(site: Site) -> None:
     broker, hand, _ = await begin(site)
     os.kill(site.server.pid, signal.SIGSTOP)

@@ -52,6 +52,7 @@ from forebay.errors import (
     ForebayError,
     ModelNotFound,
     NotFound,
+    NoWorkers,
     ResumeNotAvailable,
     StateLost,
 )
@@ -164,11 +165,21 @@ class RedisBroker:
             await prepare(self._url, self._options)
         await self._store.call("arrive", {"server": server.word}, first=True)
         if again.run_id:
+            if again != server:
+                await self._expect_again()
             await self._compare(changed=again != server)
             for gateway in self._follower.names:
                 await self._store.call("heads", {"gateway": gateway, "jobs": []}, first=True)
             self._stale.set()
             self._spawn(self._follower.look(everything=True))
+
+    async def _expect_again(self) -> None:
+        """A store that came back empty knows no pool. Those that it had are not unknown: their
+        workers are about to register again, and who comes meanwhile may wait for them."""
+        ms = round(self._settings.respawn_s * 1000)
+        pools = self._picture.names()
+        if pools:
+            await self._store.call("expect", {"pools": pools, "ms": ms}, first=True)
 
     async def _compare(self, *, changed: bool) -> None:
         """What was followed here, held beside what is there now; then lost pushes."""
@@ -348,8 +359,12 @@ class RedisBroker:
         )
 
     def _refused(self, spec: JobSpec, facts: JobFacts) -> ForebayError:
-        refusal = refuse_job(facts, self._settings.limits, jitter=self._jitter())
-        return refusal or BadRequest(f"job {spec.id} was refused")
+        jitter = self._jitter()
+        refusal = refuse_job(facts, self._settings.limits, jitter=jitter)
+        # The store refused and we would not have: what it saw lies exactly at a limit.
+        return refusal or NoWorkers(
+            f"no worker of pool {spec.pool} takes another job now", retry_after_s=1 + jitter
+        )
 
     async def find(self, tenant: str, dialect: str, name: str) -> JobView | None:
         request = {"tenant": tenant, "dialect": dialect, "name": name}

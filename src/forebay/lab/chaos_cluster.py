@@ -234,7 +234,7 @@ class Cluster:
         if ready:
             count = int(words[words.index("--gateways") + 1]) if "--gateways" in words else 1
             await until(lambda: len(server.gateways()) >= count, START_S, "the gateways")
-            await self.ready(server)
+            await self.ready(server, kind=words[words.index("--engine") + 1].partition("=")[0])
         return server
 
     async def work(
@@ -266,12 +266,14 @@ class Cluster:
         self.servers.append(server)
         return server
 
-    async def ready(self, server: Server, workers: int = 1, limit_s: float = START_S) -> None:
-        """Until so many speech workers are ready as the server sees it."""
+    async def ready(
+        self, server: Server, workers: int = 1, limit_s: float = START_S, kind: str = "speech"
+    ) -> None:
+        """Until so many workers of the kind are ready as the server sees it."""
 
         async def look() -> bool:
             facts = await self.status(server, "/readyz")
-            ready = sum(p["ready"] for p in facts.get("pools", ()) if "speech" in p["name"])
+            ready = sum(p["ready"] for p in facts.get("pools", ()) if kind in p["name"])
             return bool(ready >= workers)
 
         await until(look, limit_s, f"{workers} ready workers ({server.text()[-800:]})")

@@ -119,7 +119,7 @@ def test_as_many_unnamed_handshakes_pass_as_sessions_are_detached() -> None:
 @pytest.mark.parametrize(
     ("limits", "load", "code"),
     [
-        (Connections(), {"store_down": True}, "refused"),
+        (Connections(), {"store_down": True}, "store_down"),
         (Connections(total=5), {"open_total": 5}, "too_many_connections"),
         (Connections(total=5), {"open_total": 4}, None),
         (Connections(per_address=2), {"open_address": 2, "named": True}, "too_many_connections"),

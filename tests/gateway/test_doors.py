@@ -54,6 +54,24 @@ async def test_a_full_queue_refuses_handshakes_with_503_and_retry_after() -> Non
     assert (await call(app, "/tts", method="WEBSOCKET")).status == 101, "the first has left"
 
 
+async def test_a_store_that_does_not_answer_refuses_new_work_at_once_and_lets_reading_pass() -> (
+    None
+):
+    broker = Queue(queue(0), live=("mine",))
+    up = False
+    app = application(context(pools=broker, store_up=lambda: up), stubs())
+    named = {"x-forebay-session": "mine"}
+    for facts in ({}, {"headers": named}):
+        answer = await call(app, "/tts", method="WEBSOCKET", **facts)
+        assert (answer.status, answer.json["error"]["code"]) == (503, "store_down")
+        assert "retry-after" in answer.headers
+    posted = await call(app, "/v1/chat/completions", method="POST", body=b"{}")
+    assert (posted.status, posted.json["error"]["code"]) == (503, "store_down")
+    assert (await call(app, "/healthz")).status == 200
+    up = True
+    assert (await call(app, "/tts", method="WEBSOCKET")).status == 101
+
+
 async def test_nobody_is_let_in_to_wait_past_the_queue_deadline() -> None:
     broker = Queue(queue(0))
     broker.eta_s = 2.0

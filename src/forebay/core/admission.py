@@ -22,6 +22,7 @@ from forebay.errors import (
     QueueFull,
     QuotaExceeded,
     Refused,
+    StoreDown,
     StoreFull,
     TooManyConnections,
     WaitTooLong,
@@ -300,7 +301,7 @@ class Gate:
         if load.draining:
             return Draining("this gateway is shutting down", retry_after_s=MIN_RETRY_S + jitter)
         if load.store_down:
-            return Refused("the store does not answer", retry_after_s=MIN_RETRY_S + jitter)
+            return StoreDown("the store does not answer", retry_after_s=MIN_RETRY_S + jitter)
         for count, limit, of in (
             (load.open_total, limits.total, "this process"),
             (load.open_address, limits.per_address, "this address"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from forebay.errors import BadRequest, Draining, ForebayError, TooLarge
+from forebay.errors import BadRequest, Draining, ForebayError, StoreDown, TooLarge
 from forebay.gateway.access import header, listed_origin
 from forebay.gateway.auth import port_of
 from forebay.gateway.context import GatewayContext
@@ -102,6 +102,8 @@ class GatewayApp:
         principal = self.ctx.auth.check(scope, needs, orchestrator=route.orchestrator)
         if route.works and self.ctx.refusing:
             raise Draining("this gateway is shutting down", retry_after_s=1.0)
+        if route.works and not self.ctx.store_up():
+            raise StoreDown("the store does not answer", retry_after_s=1.0)
         scope["forebay.principal"] = principal
         scope["forebay.tenant"] = principal.tenant
         scope["path_params"] = variables

@@ -86,7 +86,7 @@ class Doors:
         """Whether the handshake names a live session of its tenant."""
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=100)
         session = header(scope, b"x-forebay-session") or query.get("session_id", [""])[0]
-        if not session or len(session) > 256:
+        if not session or len(session) > 256 or not self._ctx.store_up():
             return False
         found = await self._ctx.broker.find(scope["forebay.tenant"], dialect, session)
         return found is not None and found.state in LIVE
@@ -98,6 +98,7 @@ class Doors:
         if pools:
             limit = min(limit, self._fits(first, kind))
         return Load(
+            store_down=not self._ctx.store_up(),
             workers=sum(pool.ready for pool in pools),
             open_total=self._open[kind],
             queued=first.queued,

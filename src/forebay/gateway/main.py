@@ -27,7 +27,6 @@ import structlog
 
 from forebay import telemetry
 from forebay.blobs import Blobs
-from forebay.broker import GatewayBroker
 from forebay.broker.journal import Journal
 from forebay.broker.link_server import serve_link
 from forebay.broker.local import LocalBroker
@@ -237,6 +236,8 @@ class _Gateway:
         hub = await stack.enter_async_context(Hub(broker, gateway_id, time.monotonic))
         await adopt(hub)  # what the journal brought back, or another left, flows on
         hub.on_freed(lambda push: metrics.slot_freed(push.pool.partition("/")[0], push.after_s))
+        rooms = _rooms(broker, hub, gateway_id, spec)
+        metrics.add(RoomsCollector(rooms))
         ctx = GatewayContext(
             broker=broker,
             hub=hub,
@@ -256,10 +257,8 @@ class _Gateway:
             operations=spec.operations,
             slow_stream_s=spec.slow_stream_s,
             scribe=await open_history(stack, hub, spec.history, spec.data_dir, blobs),
-            rooms=_rooms(broker, hub, gateway_id, spec),
+            rooms=rooms,
         )
-        if ctx.rooms is not None:
-            metrics.add(RoomsCollector(ctx.rooms))
         if not isinstance(broker, LocalBroker):
             ctx.hands_over = True
             ctx.store_up = lambda: broker.up
@@ -362,13 +361,12 @@ async def _local(spec: GatewaySpec, stack: AsyncExitStack, blobs: Blobs | None) 
     return broker
 
 
-def _rooms(broker: GatewayBroker, hub: Hub, gateway_id: str, spec: GatewaySpec) -> Rooms | None:
-    """Captions, where the broker keeps rooms."""
-    home = getattr(broker, "rooms", None)
-    if home is None:
-        return None
+def _rooms(
+    broker: LocalBroker | RedisBroker, hub: Hub, gateway_id: str, spec: GatewaySpec
+) -> Rooms:
+    """Captions."""
     return Rooms(
-        home,
+        broker.rooms,
         hub,
         gateway_id,
         spec.rooms,

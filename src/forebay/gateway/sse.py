@@ -56,7 +56,7 @@ __all__ = [
 
 KEEPALIVE_S = 15.0
 """Silence after which a stream gets a comment, so that proxies keep it open."""
-KEEP_ALIVE = b": still here\n\n"
+KEEP_ALIVE = b": still here\n"
 PLAIN_WIRE_BYTES = 1024 * 1024
 SSE_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

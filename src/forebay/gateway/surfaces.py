@@ -65,7 +65,7 @@ class Surface(ABC):
     """One wire protocol's words for a call. ``keepalive``: its sign of life in a silence."""
 
     name: str
-    keepalive = b": still here\n\n"
+    keepalive = b": still here\n"
 
     @abstractmethod
     def parse(self, body: bytes) -> Call: ...

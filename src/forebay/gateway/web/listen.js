@@ -149,7 +149,7 @@ async function events(reader) {
     text += part.value;
     const whole = text.split("\n\n");
     text = whole.pop();
-    for (const line of whole) if (line.startsWith("data: ")) event(JSON.parse(line.slice(6)));
+    for (const line of whole.join("\n").split("\n")) if (line.startsWith("data: ")) event(JSON.parse(line.slice(6)));
   }
 }
 

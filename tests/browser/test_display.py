@@ -202,6 +202,36 @@ async def test_obs_sees_through_the_page(browser: Browser, server: Server, room:
         await expect(page.locator("#link")).to_be_hidden()
 
 
+CONTRAST = """name => {
+  const pen = document.createElement('canvas').getContext('2d');
+  const light = (value) => {
+    pen.fillStyle = value;
+    pen.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...pen.getImageData(0, 0, 1, 1).data].map((c) => c / 255)
+      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  };
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const ink = light(getComputedStyle(document.querySelector(name)).color);
+  return Math.max(paper, ink) / Math.min(paper, ink);
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_a_senders_colours_can_be_read_in_either_theme(
+    browser: Browser, server: Server, room: str, theme: Any
+) -> None:
+    for path in ("/display?fade=0&room=", "/room?room="):
+        for dark, light in (("#0f2c3c", "#ffffaa"), ("#000080", "#00ff00")):
+            name = f"{room}-{dark[1:]}"
+            await say(server, name, user_color=dark, text_color=light)
+            address = path + name
+            async with opened(browser, server, address, color_scheme=theme) as page:
+                await expect(lines(page).first).to_be_visible()
+                for part in (".who", ".text"):
+                    assert await page.evaluate(CONTRAST, f"#lines {part}") >= 3, (part, address)
+
+
 async def test_scripts_from_right_to_left_stand_beside_others(
     browser: Browser, server: Server, room: str
 ) -> None:

@@ -8,6 +8,13 @@ export const font = (value) => (typeof value === "string" && FONT.test(value) ? 
 
 const RIGHT_TO_LEFT = /^[^\p{L}]*[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/u; // by its first letter
 
+// A sender's colour. The sheet keeps its hue, and its lightness as far as it can be read on
+// the viewer's own theme; over a sender's own background, or in OBS, it is exactly that.
+function tint(node, value) {
+  node.style.setProperty("--own", color(value));
+  node.toggleAttribute("data-own", Boolean(color(value)));
+}
+
 const stack = (name, rest) => `"${name}", ${rest}`;
 
 export class Lines {
@@ -75,9 +82,10 @@ export class Lines {
     who.textContent = String(data.user_name ?? "");
     text.textContent = String(data.text ?? "");
     line.dir = RIGHT_TO_LEFT.test(text.textContent) ? "rtl" : "ltr"; // name and time on its side
-    who.style.color = color(data.user_color);
-    text.style.color = color(data.text_color);
+    tint(who, data.user_color);
+    tint(text, data.text_color);
     line.style.backgroundColor = color(data.background_color);
+    line.toggleAttribute("data-ground", Boolean(line.style.backgroundColor));
     const family = font(data.font_family);
     text.style.fontFamily = family ? stack(family, this.options.rest) : "";
   }

@@ -207,6 +207,7 @@ async def test_deleting_a_session_cancels_it_or_forgets_it(tmp_path: Path) -> No
             200, {"message": "Delete successful"}
         )  # fmt: skip
         assert (await r.get("/api/v1/history"))["total"] == 0
+        assert (await r.ask("GET", "/api/v1/session/gone"))[0] == 404
         assert not (tmp_path / record["audio_path"]).exists()
         async with r.http.ws_connect(r.base + "/ws/asr") as ws:
             await ws.send_json({"action": "start", "session_id": "live"})

@@ -119,6 +119,8 @@ async def delete_session(scope: Scope, receive: Receive, send: Send, ctx: Gatewa
     if ctx.scribe is not None:
         if view is not None:
             await ctx.scribe.forget(view.spec.id)
+            if not known:  # over, but still to be read: by nobody from now on
+                await ctx.broker.forget(view.spec.id)
         record = await ctx.scribe.history.session(tenant, name)
         if record is not None and record.audio_path:
             await ctx.scribe.tape.remove([record.audio_path])

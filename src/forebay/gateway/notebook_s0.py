@@ -26,6 +26,7 @@ from forebay.gateway.access import header
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.notebooks import (
     Reading,
+    began_at,
     control,
     file_op,
     filled,
@@ -301,9 +302,8 @@ async def status(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
             raise NotFound("no notebook of that id", word=say("no_notebook", language_of(scope)))
         await reply_json(send, {"status": "idle", "elapsed_time": 0.0, "timestamp": _now()})
         return
-    record = ctx.notebooks.get(tenant, notebook)
-    began = record.last.began if record is not None and record.last is not None else None
-    outputs = Outputs(began.isoformat() if began is not None else _now(), language_of(scope))
+    began = began_at(ctx, view, notebook).isoformat()
+    outputs = Outputs(began, language_of(scope))
     at = view.first - 1
     while events := await ctx.broker.read_after(view.spec.id, at, epoch=view.epoch, limit=PAGE):
         at = events[-1].offset
@@ -316,10 +316,9 @@ async def status(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
         "status": verdict,
         "elapsed_time": round(max(0.0, since_s), 6),
         "timestamp": _now(),
+        "start_time": began,
         "outputs": outputs.items,
     }
-    if began is not None:
-        answer["start_time"] = began.isoformat()
     if outputs.error:
         answer["error"] = outputs.error
     await reply_json(send, answer)

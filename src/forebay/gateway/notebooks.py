@@ -12,9 +12,9 @@ import asyncio
 import base64
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -40,6 +40,7 @@ __all__ = [
     "NotebookRecord",
     "Notebooks",
     "Reading",
+    "began_at",
     "control",
     "file_op",
     "filled",
@@ -49,6 +50,9 @@ __all__ = [
 ]
 
 DIALECT = "notebook"
+RUNS = ("@1", "@2")
+"""Names of runs whose client names no cell: by them any gateway finds what runs and waits."""
+
 MAX_NOTEBOOKS = 1000
 MAX_CELLS = 500
 MAX_CODE_BYTES = 64 * 1024 * 1024
@@ -159,17 +163,29 @@ async def run_cell(
     """Submit a cell; its job, and when. A named cell that still runs is that job again.
 
     ``watched``: this gateway is pushed its output at once; then `Reading` must follow."""
-    name = f"{notebook}/{cell}" if cell else ""
-    spec = _spec(ctx, tenant, notebook, name=name, beside=False)
+    spec = _spec(ctx, tenant, notebook, name=f"{notebook}/{cell}", beside=False)
     item: InputItem = Cell(code=code)
     data = code.encode("utf-8", "replace")
     if len(data) > INLINE_BYTES:
         item = Cell(blob=await _beside(ctx, tenant, data))
     gateway = ctx.gateway_id if watched else ""
-    view = await ctx.broker.submit(spec, [item], gateway=gateway)
+    view = await _submit(ctx, spec, item, gateway, [cell] if cell else [*RUNS, ""])
     began = datetime.now(UTC)
     ctx.notebooks.began(tenant, notebook, CellRecord(cell, view.spec.id, code, began))
     return view, began
+
+
+async def _submit(
+    ctx: GatewayContext, spec: JobSpec, item: InputItem, gateway: str, names: list[str]
+) -> JobView:
+    """Under the first of ``names`` that no live run has; under the last whatever has it."""
+    notebook = spec.name.partition("/")[0]
+    for name in names:
+        named = msgspec.structs.replace(spec, name=f"{notebook}/{name}" if name else "")
+        view: JobView = await ctx.broker.submit(named, [item], gateway=gateway)
+        if view.spec.id == spec.id:
+            break
+    return view
 
 
 async def _beside(ctx: GatewayContext, tenant: str, data: bytes) -> str:
@@ -328,23 +344,36 @@ class Reading:
 
 
 async def is_known(ctx: GatewayContext, tenant: str, notebook: str) -> bool:
-    """Whether there is such a notebook: remembered here, or with files."""
+    """Whether there is such a notebook: remembered here, run anywhere, or with files."""
     if ctx.notebooks.get(tenant, notebook) is not None:
+        return True
+    if await live_job(ctx, tenant, notebook) is not None:
         return True
     value, _ = await file_op(ctx, tenant, notebook, "exists")
     return bool(value.get("exists"))
 
 
 async def live_job(ctx: GatewayContext, tenant: str, notebook: str) -> JobView | None:
-    """The job of the notebook's newest run, while the store has it."""
+    """The job of the notebook's newest run, on whichever gateway, while the store has it."""
+    found: list[JobView] = []
+    for name in RUNS:
+        view = await ctx.broker.find(tenant, DIALECT, f"{notebook}/{name}")
+        if view is not None:
+            found.append(view)
     record = ctx.notebooks.get(tenant, notebook)
-    if record is None or record.last is None:
-        return None
-    try:
-        view: JobView = await ctx.broker.status(record.last.job)
-    except NotFound:
-        return None
-    return view
+    last = record.last.job if record is not None and record.last is not None else ""
+    if last and all(view.spec.id != last for view in found):
+        with suppress(NotFound):
+            found.append(await ctx.broker.status(last))
+    return max(found, key=lambda view: (view.created_s, view.spec.id == last), default=None)
+
+
+def began_at(ctx: GatewayContext, view: JobView, notebook: str) -> datetime:
+    """When a run was asked for, in time of day."""
+    record = ctx.notebooks.get(view.spec.tenant, notebook)
+    if record is not None and record.last is not None and record.last.job == view.spec.id:
+        return record.last.began
+    return datetime.now(UTC) - timedelta(seconds=ctx.clock() - view.created_s)
 
 
 async def filled(ctx: GatewayContext, events: list[OutputEvent]) -> list[OutputEvent]:

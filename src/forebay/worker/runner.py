@@ -396,12 +396,13 @@ class Runner:
     def _expire(self, session: Session) -> None:
         session.timer = None
         limit = session.lease.spec.deadlines.run_s or self._row.run_s
+        what = "run" if session.lease.spec.kind is Kind.KERNEL else "model"
         self.end(
             session,
             Ended(
                 state="expired",
                 code="deadline_exceeded",
-                message=f"used its {limit:g} s of model time" if limit else "run deadline passed",
+                message=f"used its {limit:g} s of {what} time" if limit else "run deadline passed",
                 retryable=True,
                 details={"deadline": "run"},
                 seq=session.cutter.seq,

@@ -149,9 +149,12 @@ async def test_the_page_is_chinese_dark_and_fits_a_phone(
     await tab.click("#theme")
     light = await tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert dark != light
+    await tab.set_input_files("#files", [file("断.jpg", photo()[:300])])
+    await expect(tab.locator(".photo .state").last).to_contain_text("图片已损坏", timeout=LIMIT_MS)
     await tab.click("#language")
     await expect(tab.locator("#choose")).to_contain_text("Choose photos")
-    await expect(tab.locator(".photo .state")).to_contain_text("done in")
+    await expect(tab.locator(".photo .state").last).to_contain_text("not enhanced: the file ends")
+    await expect(tab.locator(".photo .state").first).to_contain_text("done in")
     await tab.context.close()
 
 

@@ -10,6 +10,7 @@ Object.assign(WORDS.en, {
   enhancing: (p, s) => `${p} %` + (s == null ? "" : `, about ${s} s left`), recovering: "a worker was lost, another goes on",
   photoRefused: (s) => `the server is full, trying again in ${s} s`, photoDone: (s, w, h) => `done in ${s} s, ${w} × ${h}`,
   cancel: "Cancel", cancelled: "cancelled", save: "Save", compare: "Before and after", photoFailed: "not enhanced: ", photoGone: "the task is no longer known",
+  photoReasons: {}, // the server says it in English
   firstTile: "First tile", firstPhoto: "First photo", donePhotos: "Done", inAll: "In all", tilesShown: "tiles shown", noPhotoModel: "No photo model is running here. Start one with --engine image=...",
 });
 Object.assign(WORDS.zh, {
@@ -21,5 +22,10 @@ Object.assign(WORDS.zh, {
   enhancing: (p, s) => `${p} %` + (s == null ? "" : `，还需约 ${s} 秒`), recovering: "工作进程丢失，另一个接着处理",
   photoRefused: (s) => `服务器已满，${s} 秒后重试`, photoDone: (s, w, h) => `${s} 秒完成，${w} × ${h}`,
   cancel: "取消", cancelled: "已取消", save: "保存", compare: "前后对比", photoFailed: "未能增强：", photoGone: "任务已不存在",
+  photoReasons: {
+    bad_request: "文件为空，或不是支持的格式（jpg、png、bmp、tiff、webp）", unsupported: "内容不是 JPEG、PNG、WebP、BMP 或 TIFF 图片",
+    bad_image: "图片已损坏或不完整", too_large: "文件或图片尺寸超出上限", quota_exceeded: "存储配额已用完", no_workers: "没有运行照片模型",
+    poison: "模型无法处理这张图片", worker_lost: "工作进程丢失", deadline_exceeded: "等待或处理超时",
+  },
   firstTile: "第一块", firstPhoto: "第一张", donePhotos: "完成", inAll: "总用时", tilesShown: "已显示的块", noPhotoModel: "这里没有运行照片模型。请用 --engine image=... 启动",
 });

@@ -142,7 +142,7 @@ hear("failed", (made, e) => {
   made.item.classList.add("failed");
   made.level.remove();
   made.stop.remove();
-  say(made, () => e.code === "cancelled" ? t("cancelled") : t("photoFailed") + (e.code === "gone" ? t("photoGone") : e.message || e.code));
+  say(made, () => e.code === "cancelled" ? t("cancelled") : t("photoFailed") + (e.code === "gone" ? t("photoGone") : t("photoReasons")[e.code] ?? (e.message || e.code)));
 });
 
 $("files").onchange = () => { add($("files").files); $("files").value = ""; };

@@ -14,7 +14,16 @@ from rich.console import Console
 from forebay import config as configuration
 from forebay.config import table
 
-__all__ = ["base_url", "console", "data_dir", "dump", "keys_file", "notes", "settled"]
+__all__ = [
+    "base_url",
+    "console",
+    "data_dir",
+    "default_data_dir",
+    "dump",
+    "keys_file",
+    "notes",
+    "settled",
+]
 
 console = Console(
     highlight=False,
@@ -35,14 +44,15 @@ def settled(file: Path | None, flags: Mapping[str, Any] | None = None) -> config
 
 def data_dir(config: configuration.Config) -> Path:
     """The data folder, made when absent, readable by its owner only."""
-    path = config[table.DATA_DIR] or _user_data() / "forebay"
+    path = config[table.DATA_DIR] or default_data_dir()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
 
-def _user_data() -> Path:
+def default_data_dir() -> Path:
+    """The data folder where no setting names one. It may not be there."""
     named = os.environ.get("XDG_DATA_HOME")
-    return Path(named) if named else Path.home() / ".local" / "share"
+    return (Path(named) if named else Path.home() / ".local" / "share") / "forebay"
 
 
 def keys_file(config: configuration.Config) -> Path:

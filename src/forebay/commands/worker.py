@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from forebay import telemetry
+from forebay.blobs import FOLDER
 from forebay.choice import MEMORY, kind_of, models_dir, parse_engine, with_defaults
-from forebay.commands.common import settled
-from forebay.config import Config, rows, table
+from forebay.commands.common import default_data_dir, settled
+from forebay.config import Config, rows, table, table_photos
 from forebay.core.kinds import Row
 from forebay.errors import ConfigError
 from forebay.process import limit_memory
@@ -56,6 +57,7 @@ def run(
         process="worker",
     )
     broker = _place(config)
+    blobs_dir = blobs_dir or _blobs(config)
     served = kind_of(kind)
     name, options = parse_engine(served, engine)
     if processes is not None:
@@ -97,6 +99,17 @@ def _place(config: Config) -> str:
             f"broker is {broker!r}, expected redis://HOST, or unix:///path of a gateway's link"
         )
     return with_options(broker, config)
+
+
+def _blobs(config: Config) -> str | None:
+    """Where large files are when no argument says it: as a gateway with these settings and
+    this data folder has it. None where there is no such folder."""
+    url = config[table_photos.BLOBS_URL]
+    if url is not None:
+        return url
+    named = config[table.DATA_DIR]
+    folder = (named or default_data_dir()).absolute() / FOLDER
+    return str(folder) if named is not None or folder.is_dir() else None
 
 
 def _read_row(path: Path) -> Row:

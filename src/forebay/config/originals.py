@@ -24,9 +24,9 @@ NO_EFFECT: dict[str, str] = {
     "API_HOST": "all ports listen on server.host",
     "API_WORKERS": "one gateway serves all; models are counted by --workers image=N",
     "CORS_ORIGINS": "compat ports answer any origin; server.allowed_origins is the main port's",
-    "REDIS_ADDR": "this build keeps everything in the local broker",
-    "REDIS_HOST": "this build keeps everything in the local broker",
-    "REDIS_PORT": "this build keeps everything in the local broker",
-    "REDIS_DB": "this build keeps everything in the local broker",
+    "REDIS_ADDR": "a store is named by one URL: `server.broker`, as redis://:PASSWORD@HOST:PORT/DB",
+    "REDIS_HOST": "a store is named by one URL: `server.broker`, as redis://:PASSWORD@HOST:PORT/DB",
+    "REDIS_PORT": "a store is named by one URL: `server.broker`, as redis://:PASSWORD@HOST:PORT/DB",
+    "REDIS_DB": "a store is named by one URL: `server.broker`, as redis://:PASSWORD@HOST:PORT/DB",
     "FUNASR_ADDR": "a remote recogniser is an engine: --engine recognition=NAME:key=value",
 }

@@ -36,6 +36,7 @@ _jobs = JobLimits()
 
 SECTIONS = {
     "server": "The process: where it listens, where it keeps things, who may use it.",
+    "redis": "The store that several gateways share (`server.broker`), and what it must be.",
     "limits": "Bounds on what clients may send and hold. Each has a documented answer.",
     "log": "What is written to standard error.",
     "workers": "Worker processes.",

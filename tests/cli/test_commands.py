@@ -15,11 +15,13 @@ from forebay.cli import app
 
 SURFACE = {
     "capacity": None,
+    "caption": None,
     "chaos": {"list", "run"},
     "serve": None,
     "worker": None,
     "doctor": None,
-    "bench": {"tts", "asr", "text"},
+    "enhance": None,
+    "bench": {"tts", "asr", "text", "photos", "captions", "notebook"},
     "jobs": {"list", "show", "cancel", "retry"},
     "config": {"show", "check", "docs", "example", "nginx", "systemd", "caddy"},
     "models": {"list", "fetch", "verify", "compare"},

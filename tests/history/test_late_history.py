@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from forebay.errors import ConfigError, StoreFull
-from forebay.history import History, LateHistory, SessionRecord, late, sqlite_url
+from forebay.history import History, LateHistory, Recordings, SessionRecord, late, sqlite_url
 from forebay.history.database import HEAD, address, connect, migrate
 
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
@@ -101,3 +102,14 @@ async def test_tables_that_are_up_to_date_are_left_alone(
     monkeypatch.setattr("alembic.command.upgrade", lambda *args: pytest.fail("migrated again"))
     await migrate(engine)
     await engine.dispose()
+
+
+def test_only_recordings_that_grow_no_longer_are_cleared(tmp_path: Path) -> None:
+    recordings = Recordings(tmp_path)
+    for job in ("a" * 32, "b" * 32):
+        recordings.append(job, bytes(320), 16_000)
+    left = tmp_path / "parts" / ("a" * 32)
+    now = left.stat().st_mtime + 60
+    os.utime(left, (0, 0))
+    assert recordings.clear_parts(now) == 1
+    assert [part.name for part in (tmp_path / "parts").iterdir()] == ["b" * 32]

@@ -75,7 +75,6 @@ class Scribe:
         self.wall = wall
         self.tape = Tape(recordings)
         self.on_ended: Callable[[str, Ended], None] | None = None
-        self.on_ended: Callable[[str, Ended], None] | None = None
         self._hub = hub
         self._broker: GatewayBroker = hub.broker
         self._open: dict[str, _Open] = {}
@@ -85,7 +84,6 @@ class Scribe:
         self._caught_up = False
 
     async def __aenter__(self) -> Scribe:
-        await asyncio.to_thread(self.recordings.clear_parts)
         self._task = asyncio.create_task(self._run())
         return self
 
@@ -239,8 +237,6 @@ class Scribe:
     async def _write(self, job: str, known: _Open, ended: Ended) -> None:
         if self.on_ended is not None:
             self.on_ended(job, ended)
-        if self.on_ended is not None:
-            self.on_ended(job, ended)
         view = known.view
         try:
             view = await self._broker.status(job)
@@ -305,6 +301,7 @@ class Scribe:
     async def _expire(self) -> None:
         if self._blobs is not None:
             await asyncio.to_thread(self._blobs.sweep)
+        await asyncio.to_thread(self.recordings.clear_parts, self.wall().timestamp())
         if self.options.keep_days is not None:
             paths = await self.history.expire(self.options.keep_days, self.wall())
             await self.tape.remove(paths)

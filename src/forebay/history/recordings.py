@@ -7,6 +7,7 @@ block: give them to a thread.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -20,6 +21,8 @@ from forebay.errors import NotFound, StoreFull
 __all__ = ["Recordings"]
 
 HEADER_BYTES = 44
+LEFT_S = 3600.0
+"""A recording that grew no longer was left behind by a process that is gone."""
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 _PATH = re.compile(r"[0-9a-f]{16}/[0-9a-f]{32}\.[a-z0-9]{2,5}")
 _JOB = re.compile(r"[0-9a-f]{32}")
@@ -106,12 +109,16 @@ class Recordings:
         if _PATH.fullmatch(path) is not None:
             (self.folder / path).unlink(missing_ok=True)
 
-    def clear_parts(self) -> int:
-        """Remove what a process that is gone left unfinished; how many."""
+    def clear_parts(self, now: float) -> int:
+        """Remove what nobody has added to for `LEFT_S`; how many. ``now``: time of day.
+
+        Not what is newer: another gateway with this folder may be recording it."""
         gone = 0
         for part in self._parts.glob("*") if self._parts.is_dir() else ():
-            part.unlink(missing_ok=True)
-            gone += 1
+            with contextlib.suppress(FileNotFoundError):  # another gateway was faster
+                if part.stat().st_mtime < now - LEFT_S:
+                    part.unlink()
+                    gone += 1
         return gone
 
     def used_bytes(self) -> int:

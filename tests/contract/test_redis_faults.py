@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from forebay.errors import (
     StateLost,
     StoreDown,
 )
+from forebay.gateway.hub import Hub
+from forebay.gateway.pipes import adopting, carry
 from forebay.lab.redis_server import PrivateRedis
 from forebay.serve_store import with_options
 
@@ -188,7 +191,7 @@ async def test_who_begins_while_an_emptied_server_is_met_again_waits_for_the_wor
     for name in "bcd":
         spec = speech_spec(name)
         items = [Text(text="x", unit=0)]
-        await eventually(lambda spec=spec, items=items: broker.submit(spec, items, gateway="g1"))
+        await eventually(partial(broker.submit, spec, items, gateway="g1"))
     assert await until(lambda: set(hand.leases) >= {"b", "c", "d"}) < 1
 
 
@@ -257,6 +260,38 @@ async def test_what_a_dead_gateway_held_is_let_go_of(site: Site) -> None:
     await until(lambda: "t" in hand.leases)
     hand.say("t", "hi")
     await until(lambda: len(site.output("g2", "t")) == 1)
+
+
+async def test_what_a_dead_gateway_carried_another_carries_on_without_loss_or_repeat(
+    site: Site,
+) -> None:
+    hand = await site.worker("w1", [TEXT, SPEECH])
+    async with AsyncExitStack() as living, AsyncExitStack() as dying:
+        hubs = []
+        for name, stack in (("g1", dying), ("g2", living)):
+            broker = await open_gateway_broker(site.url, options=site.options)
+            stack.push_async_callback(broker.close)
+            hubs.append(await stack.enter_async_context(Hub(broker, name, time.monotonic)))
+        one, two = hubs
+        await living.enter_async_context(adopting(two))
+        await one.broker.submit(text_spec("t", detach_s=60), [Prompt(messages=[])], gateway="g1")
+        await one.broker.submit(speech_spec("s"), gateway="g1")
+        carrier = await carry(one, PipeSpec(id="p", source="t", target="s", map="speak"))
+        await until(lambda: "t" in hand.leases)
+        hand.say("t", "It rains. ")
+        await until(lambda: fed(hand, "s") == "It rains. ")
+        for task in one.broker._tasks:  # type: ignore[attr-defined]
+            task.cancel()  # it says nothing any more, as if it had been killed
+        carrier.close()
+        hand.say("t", "It pours. ")
+        hand.say("t", "It stops.")
+        hand.end("t")
+        await until(lambda: fed(hand, "s") == "It rains. It pours. It stops.", 8.0)
+
+
+def fed(hand: Hand, job: str) -> str:
+    """The text that the worker has been given for this job, in order."""
+    return "".join(item.text for item in hand.input.get(job, ()) if isinstance(item, Text))
 
 
 async def test_fifty_submits_of_one_job_at_two_gateways_make_one(site: Site) -> None:

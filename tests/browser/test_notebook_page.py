@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from benchmarks.harness import Server, serving
-from playwright.async_api import Browser, Locator, Page, expect
+from playwright.async_api import Browser, Locator, Page, Route, expect
 
 LIMIT_MS = 20_000
 
@@ -87,6 +87,18 @@ async def test_output_is_live_and_a_reload_shows_all_of_it_and_goes_on(page: Pag
     await ready(page)
     await over(page.locator(".cell").first)
     assert await page.locator("pre.stdout").first.text_content() == text
+
+
+async def test_a_reload_that_meets_another_gateway_shows_the_output_too(page: Page) -> None:
+    await over(await run(page, "print('kept')"))
+
+    async def knows_no_cells(route: Route) -> None:
+        await route.fulfill(json={"notebook": "x", "cells": []})
+
+    await page.route(re.compile(r"/v1/notebooks/[\w-]+$"), knows_no_cells)
+    await page.reload()
+    await ready(page)
+    await expect(page.locator("pre.stdout").first).to_have_text("kept\n", timeout=5000)
 
 
 async def test_interrupt_restart_and_a_draft_survive(page: Page) -> None:

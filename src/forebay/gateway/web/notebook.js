@@ -26,7 +26,7 @@ const book = {
 };
 
 function save() {
-  const kept = [...cells.values()].map((cell) => ({ cell: cell.id, code: cell.code.value }));
+  const kept = [...cells.values()].map((cell) => ({ cell: cell.id, code: cell.code.value, ran: cell.ran === true }));
   try { localStorage.setItem(key(), JSON.stringify(kept)); } catch { /* full: only drafts are lost */ }
 }
 
@@ -76,11 +76,14 @@ async function show(ran) {
   const order = drafts.filter((d) => typeof d.cell === "string" && typeof d.code === "string");
   for (const cell of ran) if (!order.some((d) => d.cell === cell.cell)) order.push(cell);
   const waiting = [];
-  for (const { cell, code } of order) {
+  for (const { cell, code, ran: here } of order) {
     const view = add(cell, code);
     const found = known.get(cell);
     if (found?.state === "forgotten") view.output.tell(t("cellForgotten"));
-    else if (found) waiting.push(view);
+    else if (found || here === true) { // another gateway may have run it
+      view.ran = true;
+      waiting.push(view);
+    }
   }
   if (!cells.size) add();
   words();

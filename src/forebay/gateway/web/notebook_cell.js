@@ -94,6 +94,8 @@ export class CellView {
       this.times.told = performance.now();
       this.times.accept = Number(/accept;dur=([\d.]+)/.exec(answer.headers.get("server-timing") ?? "")?.[1] ?? 0);
       this.state(told.state);
+      this.ran = true;
+      this.book.changed();
       this.follow();
     } catch (error) {
       this.output.tell(`${t("notConnected")}${error.message}`);

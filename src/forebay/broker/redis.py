@@ -121,6 +121,7 @@ class RedisBroker:
         self._rooms: dict[str, list[asyncio.Future[None]]] = {}
         self._appends = 0
         self._lost: dict[str, None] = {}
+        self._begun: set[str] = set()  # pools in which a job was begun from here
         self._fed: dict[str, int] = {}  # last input offset answered, of jobs fed from here
         self._tasks: list[asyncio.Task[None]] = []
         self._stale = asyncio.Event()
@@ -160,7 +161,7 @@ class RedisBroker:
 
     async def _up(self, server: Server) -> None:
         """A connection was made: another life of the server may have lost what we know."""
-        again, self._server = self._server, server
+        again = self._server
         if again.run_id and again != server:
             await prepare(self._url, self._options)
         await self._store.call("arrive", {"server": server.word}, first=True)
@@ -172,12 +173,13 @@ class RedisBroker:
                 await self._store.call("heads", {"gateway": gateway, "jobs": []}, first=True)
             self._stale.set()
             self._spawn(self._follower.look(everything=True))
+        self._server = server  # only now: what was cut short is done again
 
     async def _expect_again(self) -> None:
         """A store that came back empty knows no pool. Those that it had are not unknown: their
         workers are about to register again, and who comes meanwhile may wait for them."""
         ms = round(self._settings.respawn_s * 1000)
-        pools = self._picture.names()
+        pools = sorted({*self._picture.names(), *self._begun})
         if pools:
             await self._store.call("expect", {"pools": pools, "ms": ms}, first=True)
 
@@ -336,6 +338,7 @@ class RedisBroker:
             raise ModelNotFound(error.message, pools=self._picture.names()) from None
         if not made:
             raise self._refused(spec, self._facts(_refusal(answer), static, promised, bool(items)))
+        self._begun.add(spec.pool)
         view: JobView = _view(answer).view()
         if gateway:
             self._follower.begin(gateway, view.spec.id, view.epoch, view.head)

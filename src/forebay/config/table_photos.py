@@ -56,8 +56,7 @@ BLOBS_URL = declare.maybe_text(
 BLOBS_MIB = declare.whole(
     "blobs.total_mib",
     8192,
-    "Large files kept at once, of all tenants; past it new ones are refused with 503. 0: no "
-    "limit.",
+    "Large files kept at once, of all tenants; past it new ones are refused with 503. 0: no limit.",
     unit="MiB",
     low=0,
     high=1 << 30,

@@ -33,10 +33,10 @@ from forebay.gateway.operations import ROUTES as OPERATION_ROUTES
 from forebay.gateway.photo_tasks import ROUTES as PHOTO_TASK_ROUTES
 from forebay.gateway.photos import PORTS as PHOTO_PORTS
 from forebay.gateway.photos import ROUTES as PHOTO_ROUTES
+from forebay.gateway.probe import ROUTES as PROBE_ROUTES
 from forebay.gateway.responses import Receive, Scope, Send
 from forebay.gateway.responses_api import ROUTES as RESPONSE_ROUTES
 from forebay.gateway.routes import Handler, Route
-from forebay.gateway.probe import ROUTES as PROBE_ROUTES
 
 __all__ = ["routes"]
 
@@ -128,6 +128,7 @@ def routes() -> list[Route]:
         *NOTEBOOK_ROUTES,
         *NOTEBOOK_S0_ROUTES,
         *NOTEBOOK_FILE_ROUTES,
+        *PROBE_ROUTES,
         *RESPONSE_ROUTES,
         *_recognition(),
         *_voice(),
@@ -146,7 +147,6 @@ def _own() -> list[Route]:
         get("/orch/healthz", faces.orch_health),
         get("/health", faces.health, on=frozenset({"main"})),
         get("/health", model_health, on=frozenset({"model"})),
-        *PROBE_ROUTES,
         get("/readyz", faces.ready),
         get("/metrics", faces.metrics, "admin", compat_needs="read"),
         get("/api/status", faces.status, "read"),

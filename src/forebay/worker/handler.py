@@ -46,9 +46,7 @@ def load_handler(row: Row) -> Any:
     return importlib.import_module(f"forebay.worker.{row.handler}") if row.handler else None
 
 
-def make_handler(
-    row: Row, lease: Lease, info: EngineInfo, blobs: Blobs | None
-) -> Handler | None:
+def make_handler(row: Row, lease: Lease, info: EngineInfo, blobs: Blobs | None) -> Handler | None:
     module = load_handler(row)
     if module is None:
         return None

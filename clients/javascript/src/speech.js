@@ -20,7 +20,8 @@ export class SpeechSession {
   #nextUnit = 0;
   #ended = false;
   #cancelled = false;
-  #known = false;
+  #known = false; // whether the server has seen this session
+  #ready = false; // whether this connection has been told what the server lacked
   #over = false;
 
   /** @param {string | string[]} urls @param {import("./index.js").SpeechOptions} [options] */
@@ -43,19 +44,19 @@ export class SpeechSession {
     if (!text || this.#ended) return;
     const units = [...text];
     this.#units.push(...units);
-    if (this.line.live && this.#known) this.line.send(this.#delta(text, units.length));
+    if (this.#ready && this.line.live) this.line.send(this.#delta(text, units.length));
   }
 
   /** No more text will come. */
   end() {
     this.#ended = true;
-    if (this.#known) this.line.send(this.#message("text_end"));
+    if (this.#ready) this.line.send(this.#message("text_end"));
   }
 
   /** Stop speaking; iteration ends with the server's word. */
   cancel() {
     this.#cancelled = true;
-    if (this.#known) this.line.send(this.#message("cancel"));
+    if (this.#ready) this.line.send(this.#message("cancel"));
   }
 
   /** Leave. The server keeps the session for its time to live. */
@@ -93,6 +94,7 @@ export class SpeechSession {
   }
 
   async #connect() {
+    this.#ready = false;
     await this.line.dial({ session_id: this.#sessionId });
     this.line.send({
       type: "start", session_id: this.#sessionId, audio_format: "pcm16_wav",
@@ -110,6 +112,7 @@ export class SpeechSession {
       });
     }
     this.#resend(ack);
+    this.#ready = true;
   }
 
   /** @param {Record<string, any>} ack */
@@ -155,7 +158,7 @@ export class SpeechSession {
     this.#sessionId = newId();
     this.#base = this.#nextUnit;
     this.#heard = 0;
-    this.#known = false;
+    this.#known = this.#ready = false;
     this.restarts += 1;
   }
 

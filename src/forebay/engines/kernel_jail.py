@@ -93,6 +93,7 @@ class Jail:
             if "--size" in self.flags:
                 argv += ["--size", str(min(limits.disk_bytes, 256 * MiB))]
             argv += ["--tmpfs", place]
+        argv += _python()  # after the temporary folders: it may live in one of them
         argv += ["--ro-bind", str(BOOT), str(BOOT)]
         argv += ["--bind", str(work), HOME, "--bind", str(sockets), str(sockets), "--chdir", HOME]
         argv += ["--remount-ro", "/", "--clearenv"]  # the root is memory: nothing is kept there
@@ -110,6 +111,12 @@ def _system(network: bool) -> list[str]:
             argv += ["--ro-bind", place, place]
     for name in (*ETC, *(NET_ETC if network else ())):
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    return argv
+
+
+def _python() -> list[str]:
+    """The interpreter and its packages, where they lie outside the system's folders."""
+    argv: list[str] = []
     program = os.path.dirname(os.path.realpath(sys.executable))
     python = {os.path.realpath(place) for place in (sys.prefix, sys.base_prefix, program)}
     for place in sorted(python | {sys.prefix}):

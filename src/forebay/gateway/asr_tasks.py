@@ -160,6 +160,7 @@ async def _start(
         raise
     ctx.audio.begun(view)
     scribe.began_task(view, replace(task, status="queued"), items)
+    await scribe.written()
     place = view.place or QueuePlace(position=0, eta_s=0.0)
     await reply_json(
         send,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Scribe"]
 
 SWEEP_S = 2.0
+WRITTEN_S = 3.0
 EXPIRE_EVERY_S = 3600.0
 STATUS = {"completed": "done", "cancelled": "cancelled"}
 
@@ -114,6 +115,15 @@ class Scribe:
         self._add(view, task)
         self._beside(view.spec.id, stored)
         self.history.put(task)
+
+    async def written(self) -> None:
+        """Wait until what was put is in the database, `WRITTEN_S` at most: an id that was
+        given to a client is then known after a restart."""
+        try:
+            async with asyncio.timeout(WRITTEN_S):
+                await self.history.flush()
+        except Exception as error:  # noqa: BLE001 - the database's own; the row waits and is tried again
+            log.warning("history.delayed", error=type(error).__name__)
 
     def heard(self, job: str, items: Sequence[InputItem], stored: Sequence[InputItem]) -> None:
         """Input that the store has taken: as the client sent it, and as it was stored."""

@@ -109,7 +109,7 @@ async def through(server: Server, work: Callable[[int], Awaitable[Any]], times: 
     await proxy.start("127.0.0.1", server.port)
     try:
         async with asyncio.TaskGroup() as group:
-            cutting = group.create_task(cut(proxy, times, 0.7))
+            cutting = group.create_task(cut(proxy, times, 0.6))
             found = await work(proxy.port)
             cutting.cancel()
         return found
@@ -121,7 +121,7 @@ async def test_speech_is_exact_over_lost_connections(server, play):
     found = await through(
         server,
         lambda port: play("speak", {"urls": [f"ws://127.0.0.1:{port}/tts"], "text": TEXT}),
-        times=3,
+        times=20,
     )
     assert found["spoken"] == TEXT
     assert found["inOrder"] and found["frames"] > 0
@@ -133,7 +133,7 @@ async def test_every_word_is_heard_once_over_lost_connections(server, play):
         server,
         lambda port: play("listen", {"urls": [f"ws://127.0.0.1:{port}/v1/listen"],
                                      "samples": SOUND}),
-        times=2,
+        times=20,
     )  # fmt: skip
     assert found["text"].split() == [f"w{word}" for word in WORDS]
     assert found["resumed"] >= 1
@@ -159,7 +159,7 @@ async def test_the_events_of_an_answer_come_once_over_lost_connections(server, p
     found = await through(
         server,
         lambda port: play("follow", {"urls": [f"http://127.0.0.1:{port}/v1/jobs/{job}/events"]}),
-        times=2,
+        times=20,
     )
     assert found["last"] == "ended"
     assert found["ids"] == list(range(1, len(found["ids"]) + 1))

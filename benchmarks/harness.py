@@ -95,6 +95,10 @@ class Server:
             if all(count >= 2 for count in ready):
                 break
             time.sleep(0.2)
+        with contextlib.suppress(OSError):
+            self.get(
+                "/api/v1/history"
+            )  # loads the database's packages, which nobody is to be blamed for
         time.sleep(1)
 
     def wait_ready(self, limit_s: float, path: str = "/readyz") -> None:

@@ -95,10 +95,6 @@ class Server:
             if all(count >= 2 for count in ready):
                 break
             time.sleep(0.2)
-        with contextlib.suppress(OSError):
-            self.get(
-                "/api/v1/history"
-            )  # loads the database's packages, which nobody is to be blamed for
         time.sleep(1)
 
     def wait_ready(self, limit_s: float, path: str = "/readyz") -> None:
@@ -138,6 +134,8 @@ def serving(
             server = Server(process, port, log)
             try:
                 server.wait_ready(ready_s, wait)
+                with contextlib.suppress(OSError):
+                    server.get("/api/v1/history")  # it loads late; nobody is to be blamed for it
                 yield server
             finally:
                 stop(server)

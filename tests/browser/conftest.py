@@ -16,7 +16,7 @@ def server() -> Iterator[Server]:
         "--engine",
         "speech=synthetic:rtf=0.05,latency_ms=5,slots=4",
         "--engine",
-        "text=synthetic:tokens=60,token_ms=40,slots=2",
+        "text=synthetic:tokens=24,token_ms=40,slots=2",
         "--engine",
         "recognition=synthetic:rtf=0.05,slots=1",
     ) as running:

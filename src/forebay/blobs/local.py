@@ -20,7 +20,7 @@ from forebay.blobs.names import (
 )
 from forebay.errors import ForebayError, NotFound, StoreFull
 
-__all__ = ["FOLDER", "FileWriter", "LocalBlobs", "part_files"]
+__all__ = ["FOLDER", "FileWriter", "FolderWriting", "LocalBlobs", "part_files"]
 
 FOLDER = "blobs"
 """Their folder in the data folder."""
@@ -119,7 +119,35 @@ def part_files(folder: Path, wall: float) -> Iterator[Path]:
             continue
 
 
-class LocalBlobs:
+class FolderWriting:
+    """How every store of blobs writes: to a file of its own in ``folder`` first, which is then
+    published whole. A store sets the attributes and says how it publishes."""
+
+    folder: Path
+    _wall: Callable[[], float]
+    _tenant: str
+    _life_s: float
+    _ledger: Ledger
+
+    def writer(self, expected_bytes: int = 0) -> FileWriter:
+        name = name_of(self._tenant, self._wall() + self._life_s, secrets.randbits(RANDOM_BITS))
+        return FileWriter(self.folder, name, self._ledger, expected_bytes, self._publish)
+
+    def _publish(self, part: Path, name: str) -> None:
+        """Raises `OSError`."""
+        raise NotImplementedError
+
+    def put(self, parts: Iterable[bytes]) -> str:
+        writer = self.writer()
+        try:
+            for data in parts:
+                writer.write(data)
+            return writer.finish()
+        finally:
+            writer.abort()
+
+
+class LocalBlobs(FolderWriting):
     """The folder, made on first use with access for its owner only; a `Blobs`."""
 
     def __init__(
@@ -147,21 +175,8 @@ class LocalBlobs:
             life_s=self._life_s if life_s is None else life_s,
         )
 
-    def writer(self, expected_bytes: int = 0) -> FileWriter:
-        name = name_of(self._tenant, self._wall() + self._life_s, secrets.randbits(RANDOM_BITS))
-        return FileWriter(self.folder, name, self._ledger, expected_bytes, self._publish)
-
     def _publish(self, part: Path, name: str) -> None:
         os.replace(part, self.folder / name)
-
-    def put(self, parts: Iterable[bytes]) -> str:
-        writer = self.writer()
-        try:
-            for data in parts:
-                writer.write(data)
-            return writer.finish()
-        finally:
-            writer.abort()
 
     def path(self, name: str) -> Path:
         path = self.folder / name

@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from forebay.blobs.ledger import Ledger, Limits, Usage
-from forebay.blobs.local import FileWriter, part_files
-from forebay.blobs.names import DEFAULT_LIFE_S, RANDOM_BITS, expires_s, is_name, name_of
+from forebay.blobs.local import FolderWriting, part_files
+from forebay.blobs.names import DEFAULT_LIFE_S, expires_s, is_name
 from forebay.errors import ConfigError, NotFound, StoreFull
 
 __all__ = ["RemoteBlobs", "cache_folder"]
@@ -39,7 +39,7 @@ def cache_folder(temporary: str) -> Path:
     return folder
 
 
-class RemoteBlobs:
+class RemoteBlobs(FolderWriting):
     """A `Blobs` at ``url``. Making one connects to nothing yet."""
 
     def __init__(
@@ -74,10 +74,6 @@ class RemoteBlobs:
             life_s=self._life_s if life_s is None else life_s,
         )
 
-    def writer(self, expected_bytes: int = 0) -> FileWriter:
-        name = name_of(self._tenant, self._wall() + self._life_s, secrets.randbits(RANDOM_BITS))
-        return FileWriter(self.folder, name, self._ledger, expected_bytes, self._publish)
-
     def _publish(self, part: Path, name: str) -> None:
         try:
             self._fs.makedirs(self._root, exist_ok=True)
@@ -87,15 +83,6 @@ class RemoteBlobs:
         except Exception as error:  # noqa: BLE001 - each store has errors of its own
             raise OSError(0, f"the blob store refused it ({type(error).__name__})") from error
         os.replace(part, self.folder / name)
-
-    def put(self, parts: Iterable[bytes]) -> str:
-        writer = self.writer()
-        try:
-            for data in parts:
-                writer.write(data)
-            return writer.finish()
-        finally:
-            writer.abort()
 
     def path(self, name: str) -> Path:
         path = self.folder / name

@@ -13,6 +13,7 @@ its clients wait and retry by rules of their own, which is not what live streams
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
@@ -29,9 +30,11 @@ from forebay.errors import BadRequest, ForebayError, StoreDown, StoreFull, by_co
 
 __all__ = ["DEADLINE_S", "Server", "Store"]
 
-DEADLINE_S = 1.0
-"""No call takes longer, whatever the server does."""
+DEADLINE_S = 0.9
+"""No call takes longer, whatever the server does. A client is promised its answer within a second
+of asking: what is left of it is for reading the request and writing the refusal."""
 
+LOOK_LEAST_S = 0.002
 RETRY_FIRST_S, RETRY_MOST_S = 0.02, 0.5
 COMPARE_AGAIN_S, COMPARE_TRIES = 0.02, 100
 WAITING_MOST = 50_000
@@ -271,9 +274,12 @@ class Store:
         if not self._pending:
             self._empty.set()
 
-    def _watch_over(self) -> None:
+    def _watch_over(self, after_s: float | None = None) -> None:
+        """Look again after so long, and no later than is needed to notice silence early."""
         if self._watch is None and not self._closed:
-            self._watch = self._loop.call_later(self._deadline_s / 8, self._overdue)
+            most_s = self._deadline_s / 8
+            wait_s = most_s if after_s is None else min(most_s, max(LOOK_LEAST_S, after_s))
+            self._watch = self._loop.call_later(wait_s, self._overdue)
 
     def _overdue(self) -> None:
         """Fail what has waited too long; a server that does not answer is left."""
@@ -284,16 +290,18 @@ class Store:
             log.warning("store.silent", deadline_s=self._deadline_s)
             self._wire.connection_lost(None)
         late = StoreDown(f"no answer within {self._deadline_s:g} s", retry_after_s=1.0)
+        next_s: float | None = None  # until the oldest of the others is late: not a moment more
         for calls in (self._pending, self._waiting):
             for call in calls:
                 if call.since >= limit:
+                    next_s = min(call.since - limit, math.inf if next_s is None else next_s)
                     break
                 if not call.kept:
                     done, call.done = call.done, _nobody
                     done(late)
         self._waiting = deque(call for call in self._waiting if call.done is not _nobody)
         if self._pending or self._waiting:
-            self._watch_over()
+            self._watch_over(next_s)
 
     # ------------------------------------------------------------------- connecting
 

@@ -23,6 +23,7 @@ __all__ = [
     "LIMITS",
     "MODES",
     "Box",
+    "PictureSession",
     "Pixels",
     "Wish",
     "grid",
@@ -82,6 +83,14 @@ class Wish:
 
     mode: str
     tile: int
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSession:
+    """One job in an image engine. ``done``: tiles an earlier attempt finished."""
+
+    wish: Wish
+    done: Sequence[Tile]
 
 
 def wish(params: Mapping[str, Any]) -> Wish:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,16 @@ from forebay.core.kinds import Kind
 from forebay.engines import EngineInfo, Report, Resume, ThreadedEngine, weights
 from forebay.engines.ncnn_net import COMMON, Net, Shape, Stopped, gpu_of
 from forebay.engines.options import Option, parse
-from forebay.engines.pictures import LIMITS, Pixels, Wish, pixels_of, plan, refuse_large, todo, wish
+from forebay.engines.pictures import (
+    LIMITS,
+    PictureSession,
+    Pixels,
+    pixels_of,
+    plan,
+    refuse_large,
+    todo,
+    wish,
+)
 from forebay.engines.stages import Stages
 from forebay.errors import Unsupported
 
@@ -42,12 +50,6 @@ PERCEPTUAL_PX = Option(
     64,
     100_000_000,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    wish: Wish
-    done: Sequence[Tile]
 
 
 class RealEsrgan(ThreadedEngine):
@@ -92,21 +94,21 @@ class RealEsrgan(ThreadedEngine):
             },
         )
 
-    async def open(self, params: Mapping[str, Any], resume: Resume) -> _Session:
+    async def open(self, params: Mapping[str, Any], resume: Resume) -> PictureSession:
         asked = wish(params)
         if asked.mode == "face":
             raise Unsupported("mode 'face' is the engine waifu2x's, this one has 'perceptual'")
-        return _Session(asked, resume.tiles)
+        return PictureSession(asked, resume.tiles)
 
     def run(
-        self, session: _Session, items: Sequence[InputItem], stopped: Callable[[], bool]
+        self, session: PictureSession, items: Sequence[InputItem], stopped: Callable[[], bool]
     ) -> Iterator[OutputEvent]:
         (picture,) = (item for item in items if isinstance(item, Picture))
         refuse_large(picture, self._limit_px, "perceptual")
         assert self._net is not None
         yield from enlarged(self._net, pixels_of(picture), SHAPE.side, session.done, stopped)
 
-    async def close(self, session: _Session) -> None:
+    async def close(self, session: PictureSession) -> None:
         return None
 
     async def unload(self) -> None:

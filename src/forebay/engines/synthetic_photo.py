@@ -10,26 +10,29 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from forebay.core.events import InputItem, OutputEvent, Picture, Result, Tile
+from forebay.core.events import InputItem, OutputEvent, Picture, Result
 from forebay.core.kinds import Kind
 from forebay.engines import EngineInfo, Report, Resume
 from forebay.engines.chance import COMMON, Chance, Clock, ready, strike
 from forebay.engines.options import Option, parse
-from forebay.engines.pictures import LIMITS, MODES, Box, Wish, grid, pixels_of, plan, todo, wish
+from forebay.engines.pictures import (
+    LIMITS,
+    MODES,
+    Box,
+    PictureSession,
+    grid,
+    pixels_of,
+    plan,
+    todo,
+    wish,
+)
 
 __all__ = ["SyntheticPhoto"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    wish: Wish
-    done: Sequence[Tile]
 
 
 class SyntheticPhoto:
@@ -66,11 +69,11 @@ class SyntheticPhoto:
             facts={"scale": self._scale, "modes": list(MODES), **self._limits},
         )
 
-    async def open(self, params: Mapping[str, Any], resume: Resume) -> _Session:
-        return _Session(wish(params), resume.tiles)
+    async def open(self, params: Mapping[str, Any], resume: Resume) -> PictureSession:
+        return PictureSession(wish(params), resume.tiles)
 
     async def step(
-        self, session: _Session, items: Sequence[InputItem]
+        self, session: PictureSession, items: Sequence[InputItem]
     ) -> AsyncIterator[OutputEvent]:
         (picture,) = (item for item in items if isinstance(item, Picture))
         boxes = self._plan(picture, session.wish.tile)
@@ -97,7 +100,7 @@ class SyntheticPhoto:
             picture.width, picture.height, columns, min(self._tiles // columns, picture.height)
         )
 
-    async def close(self, session: _Session) -> None:
+    async def close(self, session: PictureSession) -> None:
         return None
 
     async def unload(self) -> None:

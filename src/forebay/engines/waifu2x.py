@@ -11,11 +11,10 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forebay.core.events import InputItem, Notice, OutputEvent, Picture, Progress, Result, Tile
+from forebay.core.events import InputItem, Notice, OutputEvent, Picture, Progress, Result
 from forebay.core.kinds import Kind
 from forebay.engines import EngineInfo, Report, Resume, ThreadedEngine, realesrgan, weights
 from forebay.engines.faces import FACES, FaceWork
@@ -24,8 +23,8 @@ from forebay.engines.options import parse
 from forebay.engines.pictures import (
     LIMITS,
     MODES,
+    PictureSession,
     Pixels,
-    Wish,
     pixels_of,
     plan,
     refuse_large,
@@ -51,12 +50,6 @@ NO_PRIOR = (
     "no face prior: faces are enlarged like any picture, nothing of them is known or "
     "restored; a model of your own: face=NAME"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    wish: Wish
-    done: Sequence[Tile]
 
 
 class Waifu2x(ThreadedEngine):
@@ -119,7 +112,7 @@ class Waifu2x(ThreadedEngine):
     def _load_net(self, shape: Shape, folder: Path) -> Net:
         return Net(shape, folder, threads=self._values["threads"], gpu=self._gpu)
 
-    async def open(self, params: Mapping[str, Any], resume: Resume) -> _Session:
+    async def open(self, params: Mapping[str, Any], resume: Resume) -> PictureSession:
         asked = wish(params)
         if asked.mode not in self._modes():
             raise Unsupported(
@@ -127,10 +120,10 @@ class Waifu2x(ThreadedEngine):
                 "run: forebay models fetch photo",
                 install="forebay models fetch photo",
             )
-        return _Session(asked, resume.tiles)
+        return PictureSession(asked, resume.tiles)
 
     def run(
-        self, session: _Session, items: Sequence[InputItem], stopped: Callable[[], bool]
+        self, session: PictureSession, items: Sequence[InputItem], stopped: Callable[[], bool]
     ) -> Iterator[OutputEvent]:
         (picture,) = (item for item in items if isinstance(item, Picture))
         assert self._net is not None
@@ -147,7 +140,7 @@ class Waifu2x(ThreadedEngine):
             )
 
     def _with_faces(
-        self, session: _Session, pixels: Pixels, stopped: Callable[[], bool]
+        self, session: PictureSession, pixels: Pixels, stopped: Callable[[], bool]
     ) -> Iterator[OutputEvent]:
         """As ``photo``, with faces worked on first, so that each tile is whole when told."""
         net, scale = self._net, SHAPE.scale
@@ -194,7 +187,7 @@ class Waifu2x(ThreadedEngine):
                 )
             return self._faces
 
-    async def close(self, session: _Session) -> None:
+    async def close(self, session: PictureSession) -> None:
         return None
 
     async def unload(self) -> None:

@@ -19,7 +19,7 @@ from forebay.errors import ForebayError, NotFound, ResumeNotAvailable, StoreFull
 from forebay.gateway.auth import PUBLIC, port_of
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.responses import Receive, Scope, Send, reply_json
-from forebay.gateway.routes import Route
+from forebay.gateway.routes import rows
 from forebay.gateway.scribe import Scribe
 from forebay.history import SessionRecord
 
@@ -248,9 +248,7 @@ async def send_file(
         await asyncio.to_thread(file.close)
 
 
-def _row(method: str, path: str, handler: Any, needs: str) -> Route:
-    return Route(method=method, path=path, handler=handler, needs=needs, on=PORTS, errors="error")
-
+_row = rows(on=PORTS, errors="error")
 
 ROUTES = [
     _row("GET", "/api/v1/health", health, PUBLIC),

@@ -31,7 +31,7 @@ from forebay.gateway.context import GatewayContext
 from forebay.gateway.forms import Upload, parse_form
 from forebay.gateway.job_gate import ask_gate
 from forebay.gateway.responses import Receive, Scope, Send, reply_json
-from forebay.gateway.routes import Route
+from forebay.gateway.routes import rows
 from forebay.history import Stats, TaskRecord
 
 __all__ = ["FILE_BYTES", "ROUTES"]
@@ -364,17 +364,7 @@ async def test_report(scope: Scope, receive: Receive, send: Send, ctx: GatewayCo
     )
 
 
-def _row(method: str, path: str, handler: Any, needs: str, **facts: Any) -> Route:
-    return Route(
-        method=method,
-        path=path,
-        handler=handler,
-        needs=needs,
-        on=PORTS,
-        errors="detail",
-        **facts,
-    )
-
+_row = rows(on=PORTS, errors="detail")
 
 ROUTES = [
     _row("POST", "/api/v1/asr/submit", submit, "submit", works=True, body_bytes=FORM_BYTES),

@@ -41,7 +41,7 @@ from forebay.gateway.crowd import Seat
 from forebay.gateway.pipes import carry_into_room
 from forebay.gateway.responses import Headers, Receive, Scope, Send, reply, reply_json
 from forebay.gateway.rooms import Answer, Place, Rooms, read_ticket, ticket_tenant, view_ticket
-from forebay.gateway.routes import Route
+from forebay.gateway.routes import rows
 from forebay.gateway.sse import KEEP_ALIVE, KEEPALIVE_S, SSE_HEADERS, own_job, position_of
 from forebay.gateway.wire import LOW_WATER_BYTES, Wire
 
@@ -406,9 +406,7 @@ async def pipe_job(scope: Scope, receive: Receive, send: Send, ctx: GatewayConte
     await reply_json(send, {"status": "ok", "pipe": pipe.id})
 
 
-def _row(method: str, path: str, handler: Any, needs: str, **facts: Any) -> Route:
-    return Route(method=method, path=path, handler=handler, needs=needs, errors="error", **facts)
-
+_row = rows(errors="error")
 
 ROUTES = [
     _row("POST", "/api/send", send_message, "room:publish", works=True),

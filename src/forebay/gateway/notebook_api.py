@@ -28,7 +28,7 @@ from forebay.gateway.context import GatewayContext
 from forebay.gateway.notebook_s0 import asked
 from forebay.gateway.notebooks import CellRecord, control, file_op, is_known, live_job, run_cell
 from forebay.gateway.responses import Receive, Scope, Send, reply_json
-from forebay.gateway.routes import Handler, Route
+from forebay.gateway.routes import rows
 from forebay.gateway.sse import own_job, serve_events
 
 __all__ = ["ROUTES", "NotebookWords"]
@@ -224,10 +224,7 @@ async def page(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) 
     await named_page(scope, send, "notebook.html")
 
 
-def _row(method: str, path: str, handler: Handler, needs: str, **facts: Any) -> Route:
-    return Route(method=method, path=path, handler=handler, needs=needs, **facts)
-
-
+_row = rows()
 _ONE = "/v1/notebooks/{id}"
 _CELLS = f"{_ONE}/cells"
 

@@ -24,7 +24,7 @@ from forebay.gateway.context import GatewayContext
 from forebay.gateway.photo_zip import ZipEntry, send_zip, unique_names
 from forebay.gateway.photos import PORTS
 from forebay.gateway.responses import Receive, Scope, Send, reply_json
-from forebay.gateway.routes import Route
+from forebay.gateway.routes import rows
 from forebay.gateway.sse import serve_events, serve_events_socket
 
 __all__ = ["ROUTES", "health_body", "root_body"]
@@ -274,10 +274,7 @@ async def page(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) 
     await named_page(scope, send, "photos.html")
 
 
-def _row(method: str, path: str, handler: Any, needs: str, **facts: Any) -> Route:
-    known: dict[str, Any] = {"on": PORTS, "errors": "detail", **facts}
-    return Route(method=method, path=path, handler=handler, needs=needs, **known)
-
+_row = rows(on=PORTS, errors="detail")
 
 ROUTES = [
     _row("GET", "/api/v1/status/{id}", status, "read"),

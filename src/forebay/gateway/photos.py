@@ -29,7 +29,7 @@ from forebay.errors import BadRequest, ForebayError, QueueFull, StoreFull
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.job_gate import ask_gate
 from forebay.gateway.responses import Receive, Scope, Send, reply_json
-from forebay.gateway.routes import Route
+from forebay.gateway.routes import rows
 from forebay.gateway.uploads import FileLimits, Stored, read_uploads
 
 __all__ = ["BATCH_BYTES", "FORM_BYTES", "PORTS", "ROUTES", "measured", "photo_blobs"]
@@ -279,20 +279,9 @@ async def _accepted(
         raise
 
 
-def _row(path: str, handler: Any, body_bytes: int) -> Route:
-    return Route(
-        method="POST",
-        path=path,
-        handler=handler,
-        needs="submit",
-        on=PORTS,
-        works=True,
-        body_bytes=body_bytes,
-        errors="detail",
-    )
-
+_row = rows(on=PORTS, works=True, errors="detail")
 
 ROUTES = [
-    _row("/api/v1/enhance", enhance, FORM_BYTES),
-    _row("/api/v1/enhance/batch", enhance_batch, BATCH_BYTES),
+    _row("POST", "/api/v1/enhance", enhance, "submit", body_bytes=FORM_BYTES),
+    _row("POST", "/api/v1/enhance/batch", enhance_batch, "submit", body_bytes=BATCH_BYTES),
 ]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from forebay.core.kinds import Kind
 from forebay.errors import BadRequest, NotFound
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.responses import ErrorFace, Receive, Scope, Send
 
-__all__ = ["Handler", "MethodNotAllowed", "Route", "Router", "UpgradeRequired"]
+__all__ = ["Handler", "MethodNotAllowed", "Route", "Router", "UpgradeRequired", "rows"]
 
 Handler = Callable[[Scope, Receive, Send, GatewayContext], Awaitable[None]]
 
@@ -58,6 +59,17 @@ class Route:
     orchestrator: bool = False
     serves: tuple[Kind, str] | None = None
     errors: ErrorFace = "openai"
+
+
+def rows(**shared: Any) -> Callable[..., Route]:
+    """A maker of rows that have ``shared`` in common: of (method, path, handler, needs), and
+    what a row has of its own."""
+
+    def row(method: str, path: str, handler: Handler, needs: str, **own: Any) -> Route:
+        facts = {**shared, **own}
+        return Route(method=method, path=path, handler=handler, needs=needs, **facts)
+
+    return row
 
 
 class Router:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -19,7 +20,7 @@ import structlog
 from forebay.blobs import Blobs
 from forebay.broker import GatewayBroker, GatewayPush, OutputPush
 from forebay.core.events import Ended, InputItem, Sound
-from forebay.core.spec import JobView
+from forebay.core.spec import JobSpec, JobView
 from forebay.errors import ForebayError, NotFound, ResumeNotAvailable, StoreFull
 from forebay.gateway.beside import drop_beside
 from forebay.gateway.hub import Hub
@@ -79,6 +80,7 @@ class Scribe:
         self._hub = hub
         self._broker: GatewayBroker = hub.broker
         self._open: dict[str, _Open] = {}
+        self._made: dict[str, tuple[JobSpec, str]] = {}  # recordings that came later
         self._kept: set[tuple[str, str]] = set()  # users who got one more recording
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -102,6 +104,8 @@ class Scribe:
         for item in self._open.values():
             item.unlisten()
         await self.tape.close()
+        with suppress(StoreFull):
+            await self._write_made()
 
     # ------------------------------------------------------------------- what happens
 
@@ -208,6 +212,7 @@ class Scribe:
             self._news.clear()
             try:
                 await self._write_ended()
+                await self._write_made()
                 if not self._caught_up:
                     await self._catch_up()
                 await self._prune()
@@ -259,7 +264,12 @@ class Scribe:
             return
         spec = view.spec
         user = str(spec.params.get("user", ""))
-        path = await self.tape.finish(job, spec.tenant, user)
+
+        def later(made: str) -> None:
+            self._made[job] = (spec, made)
+            self._news.set()
+
+        path = await self.tape.finish(job, spec.tenant, user, later)
         if path:
             self._kept.add((spec.tenant, user))
         facts = ended.details
@@ -282,6 +292,19 @@ class Scribe:
                 error="" if ended.state == "completed" else ended.message or ended.code,
             )
         )
+
+    async def _write_made(self) -> None:
+        """Recordings that had to be decoded first: add them to their sessions, if these are
+        still there."""
+        while self._made:
+            job, (spec, path) = next(iter(self._made.items()))
+            record = await self.history.session(spec.tenant, spec.name)
+            if record is None or record.job != job:
+                await self.tape.remove([path])
+            else:
+                self.history.put(replace(record, audio_path=path))
+                self._kept.add((record.tenant, record.user))
+            self._made.pop(job, None)
 
     def _task_record(self, task: TaskRecord, view: JobView, ended: Ended) -> TaskRecord:
         facts = ended.details

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from forebay.history.late import LateHistory
-from forebay.history.recordings import Recordings
+from forebay.history.recordings import Recordings, Take
 from forebay.history.records import HistoryOptions, SessionRecord, Stats, TaskRecord, sqlite_url
 
 if TYPE_CHECKING:

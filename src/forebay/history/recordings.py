@@ -1,8 +1,9 @@
 """Recordings on disk: WAV files under names that the server made.
 
-A session's audio is collected beside the finished ones, headerless, and gets its header when
-it ends. Paths are below one folder and never contain anything a client said. All calls
-block: give them to a thread.
+A session's audio is collected beside the finished ones, and gets its length and its name
+when it ends. From its first container on it is collected in a reel instead, which another
+process makes a WAV file of (`sources`, then `place`). Paths are below one folder and never
+contain anything a client said. All calls block: give them to a thread.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import os
 import re
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from forebay.core import reel
 from forebay.core.audio import wav_header
 from forebay.errors import NotFound, StoreFull
 
-__all__ = ["Recordings"]
+__all__ = ["Recordings", "Take"]
 
 HEADER_BYTES = 44
 LEFT_S = 3600.0
@@ -26,6 +29,17 @@ LEFT_S = 3600.0
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 _PATH = re.compile(r"[0-9a-f]{16}/[0-9a-f]{32}\.[a-z0-9]{2,5}")
 _JOB = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """What a session was sent next. ``kind``: 0 for samples of a recording that is nothing
+    but samples of one rate, else what it is in a reel."""
+
+    job: str
+    data: bytes
+    rate: int
+    kind: int = 0
 
 
 class Recordings:
@@ -37,29 +51,59 @@ class Recordings:
 
     def append(self, job: str, data: bytes, rate: int) -> None:
         """Add mono s16le samples to what was recorded of ``job``, all at one rate."""
-        path = f"{self._parts}/{_checked(job)}"
-        try:
-            file = os.open(path, _APPEND, 0o600)
-        except FileNotFoundError:
-            self._parts.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = os.open(path, _APPEND, 0o600)
+        file = self._open(_checked(job))
         try:
             if os.fstat(file).st_size == 0:
                 data = wav_header(rate, 1) + data
-            while data:
-                data = data[os.write(file, data) :]
+            _write(file, data)
         finally:
             os.close(file)
 
-    def append_all(self, parts: Iterable[tuple[str, bytes, int]]) -> list[str]:
-        """`append` for each (job, data, rate); the jobs that the disk refused."""
+    def wind(self, take: Take) -> None:
+        """Add to the reel of a job whose recording another process is to make."""
+        file = self._open(f"{_checked(take.job)}.reel")
+        try:
+            _write(file, reel.head(take.kind, take.rate, len(take.data)))
+            _write(file, take.data)
+        finally:
+            os.close(file)
+
+    def _open(self, name: str) -> int:
+        path = f"{self._parts}/{name}"
+        try:
+            return os.open(path, _APPEND, 0o600)
+        except FileNotFoundError:
+            self._parts.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(path, _APPEND, 0o600)
+
+    def append_all(self, takes: Iterable[Take]) -> list[str]:
+        """`append` or `wind` each; the jobs that the disk refused."""
         refused = []
-        for job, data, rate in parts:
+        for take in takes:
             try:
-                self.append(job, data, rate)
+                if take.kind:
+                    self.wind(take)
+                else:
+                    self.append(take.job, take.data, take.rate)
             except (OSError, NotFound):
-                refused.append(job)
+                refused.append(take.job)
         return refused
+
+    def sources(self, job: str) -> tuple[Path, Path, Path]:
+        """What `forebay.worker.rewind` reads and writes: samples that came before the first
+        container, if any, the reel, and the WAV file it is to make."""
+        part = self._parts / _checked(job)
+        return part, part.with_suffix(".reel"), part.with_suffix(".wav")
+
+    def place(self, job: str, tenant: str, user: str) -> str:
+        """Give the WAV file made of ``sources`` its final name and forget these. The path
+        below the folder."""
+        part, wound, made = self.sources(job)
+        path = self.named(job, tenant, user)
+        self._place(made, path)
+        part.unlink(missing_ok=True)
+        wound.unlink(missing_ok=True)
+        return path
 
     def finish(self, job: str, tenant: str, user: str) -> str:
         """Give the recording of ``job`` its final name and length. The path below the folder,
@@ -73,9 +117,13 @@ class Recordings:
             file.write(struct.pack("<I", min(size + 36, 0xFFFFFFFF)))
             file.seek(40)
             file.write(struct.pack("<I", min(size, 0xFFFFFFFF)))
-        path = f"{_owner(tenant, user)}/{job}.wav"
+        path = self.named(job, tenant, user)
         self._place(part, path)
         return path
+
+    def named(self, job: str, tenant: str, user: str) -> str:
+        """Where the recording of ``job`` is when it is finished, below the folder."""
+        return f"{_owner(tenant, user)}/{_checked(job)}.wav"
 
     def store(self, data: bytes, job: str, tenant: str, suffix: str) -> str:
         """Keep a file that was sent whole, as it is. The path below the folder. Raises
@@ -97,7 +145,8 @@ class Recordings:
 
     def discard(self, job: str) -> None:
         """Forget what was recorded of a job that is not kept."""
-        (self._parts / _checked(job)).unlink(missing_ok=True)
+        for path in self.sources(job):
+            path.unlink(missing_ok=True)
 
     def path(self, path: str) -> Path:
         """The file. Raises `NotFound` for a path that is none of ours or gone."""
@@ -125,6 +174,11 @@ class Recordings:
         if not self.folder.is_dir():
             return 0
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+def _write(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
 
 
 def _checked(job: str) -> str:

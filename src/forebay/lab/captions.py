@@ -31,7 +31,7 @@ import msgspec
 
 from forebay.client import CaptionPublisher
 from forebay.errors import ConfigError
-from forebay.lab.command import Conclusion, ServerMeter, bearer, run_and_tell
+from forebay.lab.command import Conclusion, ServerMeter, all_held, bearer, run_and_tell
 from forebay.lab.fault_proxy import FaultProxy
 from forebay.lab.line import Line, text_frame
 from forebay.lab.stats import machine, summary
@@ -284,11 +284,7 @@ def _account(result: Result, rooms: Sequence[_Room]) -> None:
 
 
 def judge(result: Result) -> Conclusion:
-    if result.failed:
-        said, style, status = "; ".join(result.failed), "red", 1
-    else:
-        said, style, status = "every display showed every caption once and in order", "green", 0
-    return Conclusion(said=said, style=style, status=status, facts={"failed": result.failed})
+    return all_held(result.failed, well="every display showed every caption once and in order")
 
 
 def _line(rooms: Sequence[_Room], at: float) -> str:

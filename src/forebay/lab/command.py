@@ -19,7 +19,15 @@ from rich.live import Live
 
 from forebay.lab import show
 
-__all__ = ["Conclusion", "ServerMeter", "bearer", "http_base", "run_all", "run_and_tell"]
+__all__ = [
+    "Conclusion",
+    "ServerMeter",
+    "all_held",
+    "bearer",
+    "http_base",
+    "run_all",
+    "run_and_tell",
+]
 
 TICK_S = 0.5
 
@@ -52,6 +60,20 @@ class Conclusion:
     status: int
     facts: Mapping[str, Any]
     warnings: Sequence[str] = field(default=())
+
+
+def all_held(
+    failed: Sequence[str], warnings: Sequence[str] = (), *, well: str = "all checks held"
+) -> Conclusion:
+    """Of a run whose checks were all to hold; ``failed`` names those that did not, ``well``
+    is said when there are none."""
+    return Conclusion(
+        said="failed: " + "; ".join(failed) if failed else well,
+        style="red" if failed else "green",
+        status=1 if failed else 0,
+        facts={"failed": list(failed)},
+        warnings=warnings,
+    )
 
 
 def bearer(key: str | None) -> dict[str, str]:

@@ -26,7 +26,7 @@ from typing import Any
 import aiohttp
 
 from forebay.errors import ConfigError
-from forebay.lab.command import Conclusion, ServerMeter, bearer, run_all, run_and_tell
+from forebay.lab.command import ServerMeter, all_held, bearer, run_all, run_and_tell
 from forebay.lab.stats import machine, percentile, summary
 from forebay.lab.tts_user import Fault, Outcome, Plan, User
 
@@ -254,23 +254,12 @@ def live_line(outcomes: Sequence[Outcome], at_s: float) -> str:
     )
 
 
-def _conclude(result: Result) -> Conclusion:
-    failed = result.failed
-    return Conclusion(
-        said="failed: " + "; ".join(failed) if failed else "all checks held",
-        style="red" if failed else "green",
-        status=1 if failed else 0,
-        facts={"warnings": result.warnings, "failed": failed},
-        warnings=result.warnings,
-    )
-
-
 def main(options: Options, *, output_json: Path | None = None, report: Path | None = None) -> int:
     """Run, show, write what was asked for. Returns the exit status: 0 when all checks held."""
     return run_and_tell(
         partial(run, options),
         live_line,
-        _conclude,
+        lambda result: all_held(result.failed, result.warnings),
         title=f"tts {options.scenario}: {options.concurrency} sessions at {options.cps:g} chars/s",
         output_json=output_json,
         report=report,

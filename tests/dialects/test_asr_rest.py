@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import av
+import numpy as np
 import pytest
 from voice_world import World, world
 
 from forebay.blobs import LocalBlobs
 from forebay.core.kinds import Kind
 from forebay.core.tones import RATE, speak
+from forebay.gateway import tape
 from forebay.gateway.app import GatewayApp
 from forebay.gateway.bind import bind
 from forebay.gateway.context import RecognitionOptions
@@ -270,19 +273,96 @@ async def test_a_recording_is_the_sound_whether_it_came_as_samples_or_as_wav(
         assert len(data) == 96_044 and data[44:] == b"".join(parts)
 
 
-async def test_a_compressed_chunk_leaves_its_session_without_a_recording(tmp_path: Path) -> None:
+def compressed(sound: bytes, what: str) -> bytes:
+    container, codec = {"webm": ("webm", "libopus"), "flac": ("flac", "flac")}[what]
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as out:
+        stream: Any = out.add_stream(codec, rate=48_000 if what == "webm" else RATE)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(
+            np.frombuffer(sound, "<i2").reshape(1, -1), format="s16", layout="mono"
+        )
+        frame.sample_rate = RATE
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return file.getvalue()
+
+
+async def say(ws: Any, parts: list[bytes]) -> None:
+    await ws.send_json({"action": "start", "session_id": "s", "user_id": "ann"})
+    for n, part in enumerate(parts):
+        sent = base64.b64encode(part).decode()
+        await ws.send_json(
+            {"action": "chunk", "session_id": "s", "chunk_index": n, "audio_data": sent}
+        )
+    await ws.send_json({"action": "finish", "session_id": "s"})
+    while (await ws.receive_json())["type"] not in ("final_result", "error"):
+        continue
+
+
+async def recorded(r: Rest) -> bytes:
+    """The recording, which comes after the session's row where it must be decoded."""
+    async with asyncio.timeout(30):
+        while "audio_path" not in await r.written("s"):  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.05)
+    heard: bytes = await r.get("/api/v1/session/s/audio")
+    return heard
+
+
+async def test_a_session_of_containers_has_its_decoded_sound_as_recording(tmp_path: Path) -> None:
     async with rest(tmp_path, engine=FAST) as r, r.http.ws_connect(r.base + "/ws/asr") as ws:
-        await ws.send_json({"action": "start", "session_id": "s"})
-        for n, part in enumerate((speak([1]), b"OggS" + bytes(100))):
-            sent = base64.b64encode(part).decode()
-            await ws.send_json(
-                {"action": "chunk", "session_id": "s", "chunk_index": n, "audio_data": sent}
-            )
-        while (await ws.receive_json())["type"] not in ("final_result", "error"):
-            continue
+        parts = [speak(range(n, n + 5)) for n in (0, 5, 10)]
+        # Samples, a file that loses nothing, samples again: the order is theirs.
+        await say(ws, [parts[0], compressed(parts[1], "flac"), parts[2]])
+        data = await recorded(r)
+        with wave.open(io.BytesIO(data)) as heard:
+            assert (heard.getnchannels(), heard.getframerate()) == (1, RATE)
+            assert heard.readframes(heard.getnframes()) == b"".join(parts)
+        assert len(files(tmp_path / "recordings", "*")) == 1  # nothing is left beside it
+
+
+async def test_a_browsers_own_recording_is_kept_too(tmp_path: Path) -> None:
+    async with rest(tmp_path, engine=FAST) as r, r.http.ws_connect(r.base + "/ws/asr") as ws:
+        await say(ws, [compressed(speak(range(20)), "webm")] * 2)
+        with wave.open(io.BytesIO(await recorded(r))) as heard:
+            assert heard.getframerate() == RATE
+            assert heard.getnframes() / RATE == pytest.approx(4.0, abs=0.1)
+        await r.ask("DELETE", "/api/v1/session/s")
+        assert not files(tmp_path / "recordings", "*")
+
+
+async def test_a_chunk_that_cannot_be_decoded_is_left_out_of_the_recording(tmp_path: Path) -> None:
+    async with rest(tmp_path, engine=FAST) as r, r.http.ws_connect(r.base + "/ws/asr") as ws:
+        await say(ws, [speak([1]), b"OggS" + bytes(100)])
+        await r.scribe.settle((await r.w.broker.find("local", "asr", "s")).spec.id)  # type: ignore[union-attr]
+        async with asyncio.timeout(30):
+            while "audio_path" not in (shown := await r.get("/api/v1/session/s")):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert (tmp_path / shown["audio_path"]).read_bytes()[44:] == speak([1])
+
+
+async def test_a_session_deleted_while_it_is_decoded_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tape, "DECODER", "http.server")  # never done by itself
+    async with rest(tmp_path, engine=FAST) as r, r.http.ws_connect(r.base + "/ws/asr") as ws:
+        await say(ws, [compressed(speak(range(20)), "flac")])
+        await r.written("s")
+        assert (await r.ask("DELETE", "/api/v1/session/s"))[0] == 200
+        async with asyncio.timeout(10):
+            while files(tmp_path / "recordings", "*"):  # noqa: ASYNC110 - another thread
+                await asyncio.sleep(0.02)
+
+
+async def test_more_containers_than_are_kept_leave_a_session_without_a_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tape, "MAX_REEL_BYTES", 20_000)
+    async with rest(tmp_path, engine=FAST) as r, r.http.ws_connect(r.base + "/ws/asr") as ws:
+        await say(ws, [compressed(speak(range(20)), "flac")] * 4)
         await r.scribe.settle((await r.w.broker.find("local", "asr", "s")).spec.id)  # type: ignore[union-attr]
         assert "audio_path" not in await r.get("/api/v1/session/s")
-    assert not files(tmp_path, "*.wav")
+    assert not files(tmp_path / "recordings", "*")
 
 
 async def test_twenty_are_listed_newest_first(tmp_path: Path) -> None:

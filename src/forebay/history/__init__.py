@@ -24,6 +24,7 @@ __all__ = [
     "Recordings",
     "SessionRecord",
     "Stats",
+    "Take",
     "TaskRecord",
     "postgres_url",
     "sqlite_url",

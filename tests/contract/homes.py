@@ -235,6 +235,7 @@ class Home:
         wall: float = 1_700_000_000.0,
     ) -> None:
         self.time = Virtual()
+        self.dropped: list[str] = []  # files that nobody needs any more, as they went
         ids = itertools.count(1)
         journal = None
         if journal_dir is not None:
@@ -246,6 +247,7 @@ class Home:
             ids=lambda: f"id{next(ids)}",
             jitter=lambda: 0.0,
             journal=journal,
+            drop_blobs=self.dropped.extend,
         )
         self.pushes: list[GatewayPush] = []
         self.broker.open("g1", self.pushes.append)

@@ -102,6 +102,7 @@ class RedisHome(Home):
             shard=f"t{next(_shards)}", keep_time=False, clock_key=CLOCK, deadline_s=5.0
         )
         self.settings = settings or Settings()
+        self.dropped = []
         self.pushes = []
         self.hands = []
         self._ports: list[RedisWorker] = []
@@ -117,6 +118,7 @@ class RedisHome(Home):
             options=self.options,
             ids=lambda: f"id{next(ids)}",
             jitter=lambda: 0.0,
+            drop_blobs=self._drop,
         )
         await self.real.start()
         self.broker: Any = Settled(self.real, self.settle)
@@ -131,6 +133,9 @@ class RedisHome(Home):
         await self._supervisor.close()
         await self.real.close()
         self.time._client.close()
+
+    async def _drop(self, names: Iterable[str]) -> None:
+        self.dropped += names
 
     async def port(self, worker: str) -> Any:
         port = RedisWorker(parse_url(self.server.url), worker, options=self.options)
@@ -155,6 +160,7 @@ class RedisHome(Home):
                 await port.settled()
             await self.real.settled()
         await self.real.refresh()
+        await self.real.trash.empty()
 
     async def _pass(self, seconds: float) -> None:
         wait_s = await self.real.tick()

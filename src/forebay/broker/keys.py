@@ -18,6 +18,7 @@ SUFFIX = {
     "out": "out:",  # stream: output, ids <offset>-<attempt>, trimmed by the kind's window
     "said": "said:",  # string: text said so far, for attempts that go on after it
     "readers": "wat:",  # hash: gateway -> read attachments
+    "blobs": "bl:",  # set: files named by its input and output
     "feeders": "pt:",  # set: pipes into it
     "feeds": "ps:",  # set: pipes out of it
     # ----------------------------------------------------------------- of a pool <name>
@@ -61,6 +62,7 @@ SUFFIX = {
     "jobs": "jobs",  # zset: every job by age
     "dead": "dead",  # zset: dead letters by age
     "letter": "dl:",  # hash: a dead letter
+    "trash": "trash",  # zset: files of jobs that are gone -> when to remove them (server ms)
     "rooms": "rooms",  # zset: room -> its last message (Unix ms)
     "orphans": "orphans",  # set: pipes nobody carries
     # ------------------------------------------------------------------------ channels

@@ -27,6 +27,7 @@ from forebay.broker.redis_checks import RedisOptions, prepare
 from forebay.broker.redis_client import Server, Store
 from forebay.broker.redis_follow import Follower
 from forebay.broker.redis_rooms import RedisRooms
+from forebay.broker.redis_trash import DropBlobs, Trash
 from forebay.broker.redis_views import Picture
 from forebay.broker.redis_wire import (
     Ack,
@@ -41,9 +42,10 @@ from forebay.broker.redis_wire import (
     feed_request,
     numbered,
     static_of,
+    words_of,
 )
 from forebay.core.admission import JobFacts, refuse_job
-from forebay.core.events import Ended, InputItem, OutputEvent
+from forebay.core.events import Ended, InputItem, OutputEvent, blobs_of
 from forebay.core.job import remaining_input
 from forebay.core.kinds import Kind, Row
 from forebay.core.spec import JobSpec, JobView, PipeSpec, PoolView, QueuePlace, WorkerView
@@ -60,6 +62,7 @@ from forebay.errors import (
 __all__ = ["RedisBroker", "RedisOptions", "open_gateway_broker"]
 
 REFRESH_S = 1.0
+TRASH_S = 1.0
 COMPARE_PAGE = 500
 LOST_KEPT = 10_000
 ROOM_AGAIN_S = 1.0
@@ -83,13 +86,18 @@ _lost = decoder(list[bool])
 
 
 async def open_gateway_broker(
-    url: str, settings: Settings | None = None, *, options: RedisOptions | None = None
+    url: str,
+    settings: Settings | None = None,
+    *,
+    options: RedisOptions | None = None,
+    drop_blobs: DropBlobs | None = None,
 ) -> RedisBroker:
     """A gateway's broker on the Redis at ``url``, checked, connected and with its functions
     loaded. Raises `CannotBoot` with one line when that Redis cannot keep our promises, and
     `StoreDown` when it does not answer. Close it with `RedisBroker.close`."""
     where = parse_url(url)
-    broker = RedisBroker(where, settings or Settings(), options=options or RedisOptions.of(where))
+    options = options or RedisOptions.of(where)
+    broker = RedisBroker(where, settings or Settings(), options=options, drop_blobs=drop_blobs)
     await broker.start()
     return broker
 
@@ -97,7 +105,8 @@ async def open_gateway_broker(
 class RedisBroker:
     """`GatewayBroker` on Redis. Must be made inside the event loop.
 
-    ``ids``: 128 random bits in hex; ``jitter``: 0..1.
+    ``ids``: 128 random bits in hex; ``jitter``: 0..1. ``drop_blobs``: removes the files that
+    cancelled and forgotten jobs named, of every gateway's; None: another gateway does.
     """
 
     def __init__(
@@ -108,6 +117,7 @@ class RedisBroker:
         options: RedisOptions,
         ids: Callable[[], str] = lambda: secrets.token_hex(16),
         jitter: Callable[[], float] = random.random,
+        drop_blobs: DropBlobs | None = None,
     ) -> None:
         self._url = url
         self._settings = settings
@@ -143,6 +153,7 @@ class RedisBroker:
         )
         self._server = Server()
         self.rooms = RedisRooms(self._store, self._follower, settings.rooms, ids)
+        self.trash = Trash(self._store, drop_blobs)
 
     # ---------------------------------------------------------------------- lifetime
 
@@ -157,6 +168,7 @@ class RedisBroker:
                 loop.create_task(self._every(self.tick, None), name="redis-tick"),
                 loop.create_task(self._every(self.look, 0.1), name="redis-look"),
                 loop.create_task(self._refreshing(), name="redis-refresh"),
+                loop.create_task(self._every(self.trash.empty, TRASH_S), name="redis-trash"),
             ]
 
     async def _up(self, server: Server) -> None:
@@ -337,29 +349,18 @@ class RedisBroker:
         except ModelNotFound as error:
             raise ModelNotFound(error.message, pools=self._picture.names()) from None
         if not made:
-            raise self._refused(spec, self._facts(_refusal(answer), static, promised, bool(items)))
+            facts = _refusal(answer).facts(
+                queue_s=static["queue"] / 1000,
+                store_bytes=self._settings.store_bytes,
+                promised=promised,
+                will_wait=bool(items),
+            )
+            raise self._refused(spec, facts)
         self._begun.add(spec.pool)
         view: JobView = _view(answer).view()
         if gateway:
             self._follower.begin(gateway, view.spec.id, view.epoch, view.head)
         return view
-
-    def _facts(
-        self, saw: Refusal, static: Mapping[str, Any], promised: bool, will_wait: bool
-    ) -> JobFacts:
-        return JobFacts(
-            workers=saw.workers,
-            live_jobs=saw.live_jobs,
-            tenant_jobs=saw.tenant_jobs,
-            queued=saw.queued,
-            will_wait=will_wait,
-            free=saw.free,
-            place=saw.stats.place(saw.position),
-            queue_s=static["queue"] / 1000,
-            store_used=saw.used_bytes / self._settings.store_bytes,
-            drain_rate=saw.drain_rate or None,
-            promised=promised,
-        )
 
     def _refused(self, spec: JobSpec, facts: JobFacts) -> ForebayError:
         jitter = self._jitter()
@@ -394,13 +395,8 @@ class RedisBroker:
         await self._finish(job, ended)
 
     async def _finish(self, job: str, ended: Ended) -> JobView:
-        words: dict[str, Any] = {"state": ended.state}
-        words |= {"code": ended.code} if ended.code else {}
-        words |= {"message": ended.message} if ended.message else {}
-        words |= {"retryable": True} if ended.retryable else {}
-        words |= {"seq": ended.seq} if ended.seq else {}
         details = encode(ended.details) if ended.details else b""
-        request = {"job": job, "ended": words}
+        request = {"job": job, "ended": words_of(ended)}
         view: JobView = _view(await self._store.call("finish", request, details, again=True)).view()
         return view
 
@@ -413,7 +409,8 @@ class RedisBroker:
         items = remaining_input(numbered(letter.items, letter.start), letter.consumed)
         again = msgspec.structs.replace(letter.view.spec, id=self._ids(), name="")
         view = await self.submit(again, items)
-        await self._store.call("unbury", {"job": job}, again=True)
+        files = [name for item in items for name in blobs_of(item)]
+        await self._store.call("unbury", {"job": job, "files": files}, again=True)
         return view
 
     # ------------------------------------------------------------------- attachments
@@ -456,7 +453,9 @@ class RedisBroker:
         request |= {} if client_pos is None else {"pos": client_pos}
         request |= {} if units is None else {"units": units}
         try:
-            ack = self._acked(await self._store.call("append", request, *blobs, again=True))
+            ack: InputAck = _ack(
+                await self._store.call("append", request, *blobs, again=True)
+            ).said()
             self._fed[job] = ack.offset
             return ack
         except NotFound:
@@ -469,18 +468,8 @@ class RedisBroker:
     ) -> InputAck:
         request, blobs = feed_request(items)
         request |= {"pipe": pipe, "at": source_offset, "done": ended}
-        return self._acked(await self._store.call("copy", request, *blobs, again=True))
-
-    @staticmethod
-    def _acked(answer: bytes) -> InputAck:
-        ack = _ack(answer)
-        return InputAck(
-            offset=ack.offset,
-            client_pos=max(0, ack.client_pos - 1),
-            units=ack.units,
-            repeats=ack.repeats,
-            over=ack.over,
-        )
+        ack: Ack = _ack(await self._store.call("copy", request, *blobs, again=True))
+        return ack.said()
 
     async def input_room(self, job: str) -> None:
         while True:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from forebay.broker.redis_wire import encode
+from forebay.broker.redis_wire import encode, words_of
 from forebay.core.events import (
     Consumed,
     Ended,
@@ -19,6 +19,7 @@ from forebay.core.events import (
     TextDelta,
     ToolCalls,
     Usage,
+    blobs_of,
     faded,
     marks,
     size_of,
@@ -65,7 +66,8 @@ class Batch:
         self._flags = 0
         self._said: list[str] = []
         self._blobs: list[bytes] = []
-        self._ended: dict[str, str] | bool = False
+        self._files: list[str] = []
+        self._ended: dict[str, Any] | bool = False
 
     def goes_on(self, job: str, attempt: int, events: Sequence[OutputEvent]) -> bool:
         """Whether this commit may be said together with what is here."""
@@ -117,7 +119,8 @@ class Batch:
         elif isinstance(event, TextDelta | Final):
             self._said.append(event.text)
         elif isinstance(event, Ended):
-            self._ended = _words_of(event)
+            self._ended = words_of(event)
+        self._files += blobs_of(event)
         self._sizes.append(size)
         self._faded_sizes.append(old_size)
         self._blobs += (encode(event), encode(held.marks), old)
@@ -137,14 +140,8 @@ class Batch:
             self._flags,
             self._faded_sizes if held.row.replaceable else [],
             self._ended,
+            self._files,
         ]
 
     def blobs(self) -> list[bytes | str]:
         return [encode(self._counts), "".join(self._said), *self._blobs]
-
-
-def _words_of(ended: Ended) -> dict[str, str]:
-    words = {"state": str(ended.state)}
-    words |= {"code": ended.code} if ended.code else {}
-    words |= {"message": ended.message} if ended.message else {}
-    return words

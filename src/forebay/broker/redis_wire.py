@@ -12,9 +12,10 @@ from typing import Any, cast
 
 import msgspec
 
+from forebay.broker import InputAck
 from forebay.broker.affinity import What
 from forebay.broker.local_intake import HARD_BOUND
-from forebay.core.admission import Service, forecast
+from forebay.core.admission import JobFacts, Service, forecast
 from forebay.core.events import (
     Caption,
     Consumed,
@@ -26,6 +27,7 @@ from forebay.core.events import (
     Sound,
     Text,
     Tile,
+    blobs_of,
     size_of,
 )
 from forebay.core.fairness import head_start_s
@@ -44,6 +46,7 @@ __all__ = [
     "feed_request",
     "numbered",
     "static_of",
+    "words_of",
 ]
 
 encode = msgspec.msgpack.Encoder().encode
@@ -140,6 +143,23 @@ class Refusal(msgspec.Struct, array_like=True, frozen=True):
     drain_rate: float
     stats: Stats
 
+    def facts(
+        self, *, queue_s: float, store_bytes: int, promised: bool, will_wait: bool
+    ) -> JobFacts:
+        return JobFacts(
+            workers=self.workers,
+            live_jobs=self.live_jobs,
+            tenant_jobs=self.tenant_jobs,
+            queued=self.queued,
+            will_wait=will_wait,
+            free=self.free,
+            place=self.stats.place(self.position),
+            queue_s=queue_s,
+            store_used=self.used_bytes / store_bytes,
+            drain_rate=self.drain_rate or None,
+            promised=promised,
+        )
+
 
 class Ack(msgspec.Struct, array_like=True, frozen=True):
     offset: int
@@ -147,6 +167,15 @@ class Ack(msgspec.Struct, array_like=True, frozen=True):
     units: int
     repeats: int
     over: bool
+
+    def said(self) -> InputAck:
+        return InputAck(
+            offset=self.offset,
+            client_pos=max(0, self.client_pos - 1),
+            units=self.units,
+            repeats=self.repeats,
+            over=self.over,
+        )
 
 
 class Attached(msgspec.Struct, array_like=True, frozen=True):
@@ -391,7 +420,9 @@ def feed_request(items: Sequence[InputItem]) -> tuple[dict[str, Any], list[bytes
         if isinstance(item, Text | Sound | End):
             seq = max(seq, item.seq)
     sizes = [size_of(item) for item in items]
+    files = [name for item in items for name in blobs_of(item)]
     request = {
+        **({"files": files} if files else {}),
         "sizes": sizes,
         "bytes": sum(sizes),
         "biggest": max(sizes, default=0),
@@ -402,6 +433,16 @@ def feed_request(items: Sequence[InputItem]) -> tuple[dict[str, Any], list[bytes
         "seq": seq,
     }
     return request, [encode(item) for item in items]
+
+
+def words_of(ended: Ended) -> dict[str, Any]:
+    """The terminal event as the functions read it; they write it down themselves."""
+    words: dict[str, Any] = {"state": str(ended.state)}
+    words |= {"code": ended.code} if ended.code else {}
+    words |= {"message": ended.message} if ended.message else {}
+    words |= {"retryable": True} if ended.retryable else {}
+    words |= {"seq": ended.seq} if ended.seq else {}
+    return words
 
 
 _RECOVERY = {Recovery.CONTINUE: "c", Recovery.REPLAY: "r", Recovery.NONE: "n"}

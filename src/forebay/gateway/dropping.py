@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from forebay.blobs import Blobs
 
@@ -31,7 +31,11 @@ class Dropper:
         finally:
             self._task = None
 
-    def _drop_all(self, names: list[str]) -> None:
+    async def drop_now(self, names: Sequence[str]) -> None:
+        """Returns when they are gone."""
+        await asyncio.to_thread(self._drop_all, names)
+
+    def _drop_all(self, names: Sequence[str]) -> None:
         for name in names:
             self._blobs.drop(name)
 

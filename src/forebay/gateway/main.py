@@ -335,7 +335,9 @@ async def _broker(
         return await _local(spec, stack, blobs)
     from forebay.gateway.shared import open_shared
 
-    broker = await open_shared(spec.broker_url, spec.broker)
+    dropper = Dropper(blobs) if blobs is not None else None
+    drop = dropper.drop_now if dropper is not None else None
+    broker = await open_shared(spec.broker_url, spec.broker, drop)
     stack.push_async_callback(broker.close)
     broker.expect(spec.expected)
     return broker

@@ -75,6 +75,7 @@ function F.room(job)
 end
 
 function F.store_input(job, req, args, first_arg)
+  F.note_blobs(job, req.files)
   local inp, push = at('inp', job.id), {}
   local first = job.ihead + 1
   for index, size in ipairs(req.sizes) do
@@ -374,6 +375,7 @@ function F.over(job, ended)
   end
   F.undue('w:' .. job.id, 't:' .. job.id)
   if ended.code == 'poison' then F.bury_dead(job) end
+  if ended.state == 'cancelled' then F.release_blobs(job) end
   if ended.state ~= 'failed' then
     F.drop_input(job, job.ihead)
     put(job, 'dcum', job.icum)
@@ -383,7 +385,7 @@ function F.over(job, ended)
   F.room(job)
   F.due('f:' .. job.id, NOW + st.after)
   -- Should no gateway be left to forget it: the keys go by themselves.
-  for _, name in ipairs({'job', 'inp', 'out', 'said', 'readers'}) do
+  for _, name in ipairs({'job', 'inp', 'out', 'said', 'readers', 'blobs'}) do
     call('PEXPIRE', at(name, job.id), st.after + 3600000)
   end
   F.end_pipes(job, ended.state == 'cancelled')
@@ -447,6 +449,7 @@ function F.forget(job)
       end
     end
   end
+  if call('EXISTS', at('letter', job.id)) == 0 then F.release_blobs(job) end  -- or tried again
   F.meta('used', -floor(job.acc))
   call('ZREM', at('jobs'), job.id)
   call('DEL', at('inp', job.id), at('out', job.id), at('said', job.id), at('readers', job.id),

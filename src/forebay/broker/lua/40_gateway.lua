@@ -73,6 +73,7 @@ function API.submit(req, args)
   if refused then return {0, refused} end
   F.birth(req, args)
   job = F.job(req.id)
+  F.note_blobs(job, req.files)
   if st.total then F.due('t:' .. job.id, NOW + st.total) end
   for index = 1, #req.sizes do
     bump(job, 'ihead', 1)
@@ -456,6 +457,8 @@ end
 function API.unbury(req)
   call('ZREM', at('dead'), req.job)
   call('DEL', at('letter', req.job))
+  local files = req.files or {}  -- named by the new job's input now
+  if #files > 0 then call('SREM', at('blobs', req.job), unpack(files)) end
 end
 
 function API.expect(req)

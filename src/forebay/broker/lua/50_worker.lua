@@ -296,6 +296,7 @@ function F.commit(req, args, at_)
   if job.strikes > 0 then put(job, 'strikes', 0) end
   if req[6] > 0 then put(job, 'model', job.model + req[6]) end
   if count > 0 and not F.record(job, req, args, at_, count) then return -4 end
+  F.note_blobs(job, req[12])
   F.consume(job, c)
   if count > 0 and (job.span > 0 or F.over_bytes(job)) then F.trim(job, req[8]) end
   F.account(job)

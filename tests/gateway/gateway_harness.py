@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,33 @@ from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import MAIN, Personality
 from forebay.gateway.server import GatewayServer
+from forebay.gateway.sweep import Sweep
 
 CORPUS = Path(__file__).parent / "corpus"
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 QUICK = GatewayOptions(sweep_s=0.02, close_s=0.5, linger_s=0.05, drain_s=1.0)
+HANG_S = 30.0
+"""Nothing here takes nearly as long; what does has hung."""
+
+
+class HandClock:
+    """The running loop with a clock that only a test moves: a deadline passes when the test
+    says so, however slow the machine is. Timers still fire, in real time."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.now = 1000.0
+        self.ticks = 0
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, call: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
+        self.ticks += 1
+        return self._loop.call_later(max(0.0, when - self.now), call, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
 
 
 @dataclass
@@ -90,8 +113,39 @@ class Served:
     probe: Any
     port: int
     clients: list[asyncio.StreamWriter] = field(default_factory=list)
+    clock: HandClock | None = None
 
-    async def ask(self, data: bytes, wait_s: float = 3.0) -> tuple[bytes, bool]:
+    @property
+    def connection(self) -> Any:
+        """The server's side of the one connection there is."""
+        (connection,) = self.server.state.connections
+        return connection
+
+    async def heard(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection whose first bytes, ``data``, the server has read."""
+        before = set(self.server.state.connections)
+        reader, writer = await self.open()
+        if data:
+            writer.write(data)
+        await self.until(lambda: len(self.server.state.connections) > len(before))
+        (new,) = set(self.server.state.connections) - before
+        await self.until(lambda: new._head_bytes >= len(data))
+        return reader, writer
+
+    async def passes(self, seconds: float) -> None:
+        """So much time goes by (with ``clock`` only), and the sweep has looked since."""
+        assert self.clock is not None
+        self.clock.now += seconds
+        await self.swept()
+
+    async def swept(self) -> None:
+        """The sweep has looked at everything that was due when this was called."""
+        clock = self.clock
+        assert clock is not None
+        seen = clock.ticks
+        await self.until(lambda: clock.ticks >= seen + 2 or self.server.sweep._timer is None)
+
+    async def ask(self, data: bytes, wait_s: float = HANG_S) -> tuple[bytes, bool]:
         """Send ``data``; everything that came back, and whether the server closed."""
         reader, writer = await self.open()
         writer.write(data)
@@ -133,7 +187,7 @@ class Served:
         assert head.startswith(b"HTTP/1.1 101"), head
         return reader, writer
 
-    async def until(self, true: Any, wait_s: float = 3.0) -> None:
+    async def until(self, true: Any, wait_s: float = HANG_S) -> None:
         """Wait for a condition of the server's own state."""
         async with asyncio.timeout(wait_s):
             while not true():  # noqa: ASYNC110 - the server is watched from outside
@@ -148,20 +202,27 @@ async def serving(
     *,
     host: str = "127.0.0.1",
     stock: bool = False,
+    by_hand: bool = False,
 ) -> AsyncIterator[Served]:
+    """``by_hand``: the server's time stands still but for `Served.passes`."""
     probe = app if app is not None else Probe()
     metrics = GatewayMetrics()
     server = GatewayServer(probe, options, metrics, stock=stock)
+    clock: Any = HandClock() if by_hand else None
+    if by_hand:
+        server.loop = clock
+        server.sweep = Sweep(clock, options.sweep_s)
     sock = bind(host, 0, sndbuf_bytes=options.sndbuf_bytes)
     port = sock.getsockname()[1]
     await server.start([(sock, personality)])
-    served = Served(server, metrics, probe, port)
+    served = Served(server, metrics, probe, port, clock=clock)
     try:
         yield served
     finally:
         await served.hang_up()
         if isinstance(probe, Probe):
             probe.hold.set()
+        server.loop = asyncio.get_running_loop()
         await server.close()
 
 

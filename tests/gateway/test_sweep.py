@@ -65,3 +65,25 @@ async def test_nothing_runs_while_nobody_waits() -> None:
     await asyncio.sleep(0.06)
     assert sweep._timer is None
     assert sweep._slots == {}
+
+
+async def test_entries_that_ask_again_do_not_add_timers() -> None:
+    loop = asyncio.get_running_loop()
+    armed: list[float] = []
+
+    class Counting:
+        time = staticmethod(loop.time)
+        call_soon = staticmethod(loop.call_soon)
+
+        def call_at(self, when: float, call: object) -> asyncio.TimerHandle:
+            armed.append(when)
+            return loop.call_at(when, call)  # type: ignore[arg-type]
+
+    sweep = Sweep(Counting(), GRAIN_S)  # type: ignore[arg-type]
+    entries = [Entry([GRAIN_S] * 5) for _ in range(20)]
+    for entry in entries:
+        sweep.at(entry, loop.time() + GRAIN_S)
+    while sweep._timer is not None:  # noqa: ASYNC110 - until nobody waits
+        await asyncio.sleep(GRAIN_S)
+    assert all(len(entry.calls) == 6 for entry in entries)
+    assert len(armed) == len(set(armed)), "two timers for one moment"

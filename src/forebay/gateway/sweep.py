@@ -3,6 +3,10 @@
 A connection says when it next wants to be looked at; the sweep keeps it in the bucket of
 that moment and calls its `check` then. A thousand idle connections cost a thousand calls in
 twenty seconds, and nothing runs while there are none.
+
+What has arrived is read before anybody is judged: after a loop that stood still (a stopped
+process, a busy machine) timers run before sockets, and a request that came in time would
+count as silence.
 """
 
 from __future__ import annotations
@@ -26,14 +30,20 @@ class Swept(Protocol):
         """Act on what is due; return when to look again, None for never. Must not raise."""
 
 
+READ_TURNS = 2
+"""Turns of the loop after which every socket that was readable at a tick has been read: the
+first may come before the sockets are polled (uvloop) or right behind the poll (asyncio)."""
+
+
 class Sweep:
-    """Calls `check` on each entry, never early and at most ``grain_s`` late."""
+    """Calls `check` on each entry, never early and at most ``grain_s`` and a few turns of the
+    loop late."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, grain_s: float) -> None:
         self._loop = loop
         self._grain_s = grain_s
         self._slots: dict[int, list[Swept]] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def at(self, entry: Swept, when: float) -> None:
         """Look at ``entry`` at ``when`` at the latest. A later time than one already set
@@ -61,9 +71,22 @@ class Sweep:
         self._timer = self._loop.call_at(turn * self._grain_s, self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
         now = self._loop.time() + 0.001  # loop clocks round to a millisecond
         turn = math.floor(now / self._grain_s)
+        if any(slot <= turn for slot in self._slots):
+            self._read_first(READ_TURNS, turn)
+        else:
+            self._rest()
+
+    def _read_first(self, turns: int, turn: int) -> None:
+        if turns:
+            self._timer = self._loop.call_soon(self._read_first, turns - 1, turn)
+        else:
+            self._judge(turn)
+
+    def _judge(self, turn: int) -> None:
+        # `_timer` stays set until all are judged: `at` must not arm a second one meanwhile.
+        now = self._loop.time() + 0.001
         for slot in [slot for slot in self._slots if slot <= turn]:
             for entry in self._slots.pop(slot):
                 if entry.slot != slot:
@@ -72,6 +95,11 @@ class Sweep:
                 again = entry.check(now)
                 if again is not None:
                     self.at(entry, max(again, now))
+        self._rest()
+
+    def _rest(self) -> None:
+        """Wait for the next tick; for none while there is nothing to look at."""
+        self._timer = None
         if self._slots:
             self._arm()
 

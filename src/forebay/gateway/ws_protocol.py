@@ -69,7 +69,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._made = 0.0
         self._heard = 0.0
         self.moved = 0.0  # when a message last went either way; set by the wire too
-        self._pinged = False  # since the peer was last heard
+        self._pinged: float | None = None  # when, since the peer was last heard
         self._closing_since: float | None = None
         self._close_code = 1006  # what the application is told if nobody says more
         self._told = False
@@ -132,20 +132,18 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not self.writable.is_set():
             return self._stall.check(self.transport, now)
         if self.read_paused:
-            self._heard = now  # we are not listening: silence says nothing
-        ping_s, pong_s = self.listener.ping_s, self.listener.pong_s
-        silent = now - self._heard
-        if silent >= ping_s + pong_s:
-            self.listener.metrics.deadline("pong")
-            self._fail(1011, "no answer to a ping")
-            return now + self.options.close_s
-        if silent >= ping_s:
-            if not self._pinged:
-                self._pinged = True
-                self.conn.send_ping(PING)
-                self._flush()
-            return self._heard + ping_s + pong_s
-        return self._heard + ping_s
+            self._heard, self._pinged = now, None  # we are not listening: silence says nothing
+        if now < self._heard + self.listener.ping_s:
+            return self._heard + self.listener.ping_s
+        if self._pinged is None:
+            self._pinged = now  # not when it was due: the peer has its whole time to answer
+            self.conn.send_ping(PING)
+            self._flush()
+        if now < self._pinged + self.listener.pong_s:
+            return self._pinged + self.listener.pong_s
+        self.listener.metrics.deadline("pong")
+        self._fail(1011, "no answer to a ping")
+        return now + self.options.close_s
 
     def _check_closing(self, now: float) -> float | None:
         if self._closing_since is None:
@@ -163,7 +161,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
-        self._pinged = False
+        self._pinged = None
         if self.handshake_initiated and not self.handshake_complete:
             self.listener.metrics.refuse("early_frames")
             self.transport.abort()

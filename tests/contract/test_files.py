@@ -8,7 +8,7 @@ import pytest
 from homes import Hand, Home, MakeHome
 from redis_homes import RedisHome
 
-from forebay.core.events import Consumed, End, Ended, Picture, Result, Tile
+from forebay.core.events import Consumed, End, Ended, InputItem, Picture, Result, Tile
 from forebay.core.kinds import Kind
 from forebay.core.spec import JobSpec
 
@@ -25,7 +25,7 @@ def picture_spec(ident: str, **more: Any) -> JobSpec:
 async def begin(home: Home, job: str) -> Hand:
     """A picture of two tiles, of which one is made."""
     hand = await home.worker("w1", pools=[PHOTO])
-    items = [Picture(blob=f"{job}-in", width=4, height=2), End()]
+    items: list[InputItem] = [Picture(blob=f"{job}-in", width=4, height=2), End()]
     await home.broker.submit(picture_spec(job), items, gateway="g1")
     await home.settle()
     hand.commit(job, tile(job, 0))
@@ -88,7 +88,7 @@ async def test_files_of_a_dead_letter_stay_for_its_retry(make_home: MakeHome) ->
     for turn in range(3):
         hand = await home.worker(f"w{turn}", pools=[PHOTO])
         if turn == 0:
-            items = [Picture(blob="a-in", width=4, height=2), End()]
+            items: list[InputItem] = [Picture(blob="a-in", width=4, height=2), End()]
             await home.broker.submit(picture_spec("a"), items, gateway="g1")
             await home.settle()
         await hand.die(stepping=["a"])

@@ -15,6 +15,7 @@ from voice_world import World, run, world
 from forebay.core.events import Audio, Prompt, TextDelta
 from forebay.core.kinds import Kind
 from forebay.core.spec import JobSpec, PipeSpec
+from forebay.errors import StoreDown
 from forebay.gateway.pipes import Carrier, adopt, carry
 
 FAST = {"rtf": 0.0, "unit_ms": 40}
@@ -98,6 +99,88 @@ def test_an_orphan_is_adopted_once() -> None:
             assert await adopt(w.hub) == []
             await deliver_all(w)
             assert await spoken(w) == await said(w)
+
+    run(body())
+
+
+def away(real: Any, times: int) -> Any:
+    """``real``, a call of the broker, while the store does not answer the first ``times``."""
+    left = times
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        if left:
+            left -= 1
+            raise StoreDown("no answer within 0.9 s")
+        return await real(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("broken", ["pipe", "status"])
+def test_an_orphan_that_could_not_be_carried_while_the_store_was_away_is_carried_later(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with world(speech=FAST, text={"tokens": 20, "token_ms": 20.0}) as w:
+            pipe = await pair(w)
+            await w.broker.pipe(pipe)
+            w.broker._core.pipes["p"].carried = False
+            left: dict[str, PipeSpec] = {}
+            with monkeypatch.context() as patch:
+                patch.setattr(w.broker, broken, away(getattr(w.broker, broken), 1))
+                assert await adopt(w.hub, left) == []
+                assert list(left) == ["p"]
+                assert len(await adopt(w.hub, left)) == 1
+            assert left == {}
+            await deliver_all(w)
+            assert await spoken(w) == await said(w) != ""
+
+    run(body())
+
+
+def test_a_pipe_whose_target_is_gone_is_let_go_of() -> None:
+    async def body() -> None:
+        async with world(speech=FAST, text={"tokens": 20, "token_ms": 20.0}) as w:
+            pipe = await pair(w)
+            await w.broker.pipe(pipe)
+            w.broker._core.pipes["p"].carried = False
+            w.broker._core.forget(w.broker._core.entries["b"])
+            w.broker._core.pipes["p"] = w.broker._core.entries["a"].feeds[0]
+            left: dict[str, PipeSpec] = {}
+            assert await adopt(w.hub, left) == []
+            assert left == {}
+
+    run(body())
+
+
+def test_a_store_that_is_away_in_the_middle_of_a_pipe_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        async with world(speech=FAST, text={"tokens": 60, "token_ms": 20.0}) as w:
+            for name in ("append_from_pipe", "input_room"):
+                monkeypatch.setattr(w.broker, name, away(getattr(w.broker, name), 2))
+            await carry(w.hub, await pair(w))
+            await deliver_all(w)
+            assert (await w.broker.status("b")).state == "completed"
+            assert await spoken(w) == await said(w) != ""
+
+    run(body())
+
+
+def test_the_end_of_a_source_is_told_though_the_store_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        async with world(speech=FAST, text={"tokens": 60, "token_ms": 20.0}) as w:
+            await carry(w.hub, await pair(w))
+            cancel = w.broker.cancel
+            await asyncio.sleep(0.3)
+            monkeypatch.setattr(w.broker, "cancel", away(cancel, 2))
+            await cancel("a")
+            await asyncio.sleep(2.0)
+            assert (await w.broker.status("b")).state == "cancelled"
 
     run(body())
 

@@ -32,6 +32,7 @@ from forebay.broker.link_wire import (
 )
 from forebay.core.events import size_of
 from forebay.errors import Fenced, ForebayError, OffsetGap, ProtocolError
+from forebay.telemetry import debugging
 
 __all__ = ["CLOSE_S", "Owner", "Peer", "Turn"]
 
@@ -220,7 +221,12 @@ class Peer(asyncio.Protocol):
                 self.fail(exc)
                 return
             if isinstance(message, Assign):
-                log.debug("link.assigned", worker=self.name, job=message.lease.spec.id)
+                if debugging():
+                    log.debug("link.assigned", worker=self.name, job=message.lease.spec.id)
+                if not self._flush_due:  # further ones of this turn go together
+                    self._due()
+                    self._say(self._transport)
+                    return
         self._due()
 
     def say(self, message: Pools | Failure) -> None:
@@ -231,6 +237,11 @@ class Peer(asyncio.Protocol):
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
+
+    def _say(self, transport: asyncio.Transport) -> None:
+        """A job that begins does not wait for what else its request has to do."""
+        out, self._control = self._control, []
+        transport.write(b"".join(out))
 
     def _flush(self) -> None:
         self._flush_due = False

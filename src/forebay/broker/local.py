@@ -216,6 +216,11 @@ class LocalBroker:
             raise ResumeNotAvailable("the stream was lost and begun anew", reason="state_lost")
         return self._seen(entry, entry.out.after(offset, limit))
 
+    def at_head(self, job: str, offset: int, epoch: str) -> bool:
+        """Whether `read_after` would find nothing, and pushes tell all that comes."""
+        entry = self._core.entries.get(job)
+        return entry is not None and (epoch, offset) == (entry.out.epoch, entry.out.head)
+
     async def read_after_mark(
         self, job: str, counter: str, value: int, *, limit: int = 256
     ) -> list[OutputEvent]:
@@ -237,9 +242,12 @@ class LocalBroker:
     async def delivered(self, gateway: str, positions: Mapping[str, int]) -> None:
         for job, offset in positions.items():
             entry = self._core.entries.get(job)
-            if entry is not None and entry.note_delivered(offset):
+            if entry is None or not entry.note_delivered(offset):
+                continue
+            if entry.out.window.keep_undelivered:
                 entry.out.trim(delivered=entry.delivered)
                 self._core.account(entry)
+            if entry.job.row.lead_s is not None:  # an engine that waits for nobody needs no word
                 self._core.tell_delivered(entry)
 
     async def cancel(self, job: str, *, reason: str = "") -> JobView:

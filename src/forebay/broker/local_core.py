@@ -21,6 +21,7 @@ from forebay.core.job import (
 )
 from forebay.core.room import is_room
 from forebay.core.stream import Stamper
+from forebay.telemetry import debugging
 
 __all__ = ["Core"]
 
@@ -163,7 +164,8 @@ class Core(Dispatch):
         if job.phase is Phase.CANCELLED:
             self._drop_blobs_of(entry)
         self.timers.at(job.ended_s + job.row.after_end_s, lambda: self.forget(entry))
-        log.debug("job.ended", job=entry.id, state=ended.state, code=ended.code)
+        if debugging():
+            log.debug("job.ended", job=entry.id, state=ended.state, code=ended.code)
         self._end_pipes(entry, cancel=ended.state == "cancelled")
 
     def _end_pipes(self, entry: Entry, *, cancel: bool) -> None:

@@ -235,6 +235,8 @@ def _news(told: QueuePlace | None, place: QueuePlace) -> bool:
 
 def _frames(items: list[InputItem]) -> list[list[InputItem]]:
     """``items`` in runs of at most `INPUT_FRAME_BYTES` (one item at least); never empty."""
+    if len(items) < 2:
+        return [items]
     runs: list[list[InputItem]] = [[]]
     size = 0
     for item in items:

@@ -356,6 +356,8 @@ class Entry:
             return self.said.text
         if self.job.row.recovery is not Recovery.CONTINUE or self.out.first != 1:
             return ""
+        if not self.out.head:
+            return ""
         return "".join(e.text for e in self.out.after(0) if isinstance(e, TextDelta))
 
     def tiles(self) -> list[Tile]:

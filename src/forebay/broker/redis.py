@@ -546,7 +546,7 @@ class RedisBroker:
         return made
 
     async def pipes(self, gateway: str) -> list[PipeSpec]:
-        answer = await self._store.call("pipes", {"gateway": gateway})
+        answer = await self._store.call("pipes", {"gateway": gateway}, again=True)
         return [state.spec() for state in _pipes(answer)]
 
     # ----------------------------------------------------------------------- looking

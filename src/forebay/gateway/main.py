@@ -32,6 +32,7 @@ from forebay.broker.link_server import serve_link
 from forebay.broker.local import LocalBroker
 from forebay.broker.local_base import Settings
 from forebay.core.kinds import Kind
+from forebay.core.spec import PipeSpec
 from forebay.errors import CannotBoot, ConfigError, ForebayError
 from forebay.gateway.app import GatewayApp
 from forebay.gateway.auth import Auth, refuse_open_bind
@@ -234,7 +235,8 @@ class _Gateway:
         broker = await _broker(spec, stack, blobs)
         gateway_id = spec.gateway_id or f"g-{secrets.token_hex(4)}"
         hub = await stack.enter_async_context(Hub(broker, gateway_id, time.monotonic))
-        await adopt(hub)  # what the journal brought back, or another left, flows on
+        left: dict[str, PipeSpec] = {}
+        await adopt(hub, left)  # what the journal brought back, or another left, flows on
         hub.on_freed(lambda push: metrics.slot_freed(push.pool.partition("/")[0], push.after_s))
         rooms = _rooms(broker, hub, gateway_id, spec)
         metrics.add(RoomsCollector(rooms))
@@ -262,7 +264,7 @@ class _Gateway:
         if not isinstance(broker, LocalBroker):
             ctx.hands_over = True
             ctx.store_up = lambda: broker.up
-            await stack.enter_async_context(adopting(hub))
+            await stack.enter_async_context(adopting(hub, left))
         metrics.pools = broker.pools
         metrics.needs = lambda: needs(ctx)
         metrics.workers = broker.workers

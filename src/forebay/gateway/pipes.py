@@ -3,7 +3,8 @@
 A `Carrier` reads the source through the hub as any client would. Its wire is the target: a
 full target is a full wire, so the reader waits and the source's own flow control does the
 rest. Where it stands is in the broker, with every append; a gateway that takes an orphan
-over goes on from there (`adopt`).
+over goes on from there (`adopt`). A store that does not answer is waited for: nothing that a
+carrier has to say is given up because of it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 
@@ -38,6 +40,17 @@ ADOPT_EVERY_S = 0.5
 """How often a gateway asks a shared broker for pipes whose gateway has died."""
 
 log = structlog.get_logger(__name__)
+
+_Answer = TypeVar("_Answer")
+
+
+async def _insist(call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """The answer of ``call``, which may be said twice, once the store gives one."""
+    while True:
+        try:
+            return await call()
+        except StoreDown:
+            await asyncio.sleep(STORE_DOWN_S)
 
 
 class _Target:
@@ -133,11 +146,7 @@ class Carrier:
     async def _run(self) -> None:
         try:
             while self._queue and not self._closed:
-                copy = self._queue.popleft()
-                try:
-                    await self._append(copy)
-                except StoreDown:  # said again later: a copy that landed is known by its number
-                    await asyncio.sleep(STORE_DOWN_S)
+                await self._append(self._queue.popleft())
             if self._ended is not None and not self._closed:
                 await self._finish(self._ended)
         except ForebayError as error:
@@ -156,17 +165,13 @@ class Carrier:
             last = more.source_offset
         size = sum(size_of(item) for item in items)
         ended = self._ended is not None and not self._queue
-        try:
-            ack = await broker.append_from_pipe(
-                self._spec.id, items, source_offset=last, ended=ended
-            )
-        except StoreDown:
-            self._queue.appendleft(Copy(items, last))
-            raise
+        ack = await _insist(  # a copy that landed all the same is known by its number
+            lambda: broker.append_from_pipe(self._spec.id, items, source_offset=last, ended=ended)
+        )
         self._wire.bytes -= size
         if ack.over:
             self._wire.over = True
-            await broker.input_room(self._spec.target)
+            await _insist(lambda: broker.input_room(self._spec.target))
             self._wire.over = False
         self._wire.drained()
 
@@ -174,10 +179,12 @@ class Carrier:
         """The source's end follows the pipe; a completed one went along as its last item."""
         self._closed = True
         broker = self._hub.broker
+        target = self._spec.target
         if ended.state == "cancelled":
-            await broker.cancel(self._spec.target, reason="what it reads from was cancelled")
+            reason = "what it reads from was cancelled"
+            await _insist(lambda: broker.cancel(target, reason=reason))
         elif ended.state != "completed":
-            await broker.expire(self._spec.target, replace_offset(ended))
+            await _insist(lambda: broker.expire(target, replace_offset(ended)))
 
 
 def replace_offset(ended: Ended) -> Ended:
@@ -250,17 +257,18 @@ class RoomCarrier:
         now_ms = int(time.time() * 1000)
         stamp = time.strftime("%H:%M:%S")
         preview, items = self._map.items(events, self._spec.id, now_ms=now_ms, stamp=stamp)
-        room, last = self._spec.target, events[-1]
+        room, last, shown = self._spec.target, events[-1], preview
         if items:
-            await self._rooms.publish(room, items)
-        if preview is not None:
-            await self._rooms.preview(room, preview)
+            await _insist(lambda: self._rooms.publish(room, items))
+        if shown is not None:
+            await _insist(lambda: self._rooms.preview(room, shown))
         self._wire.bytes -= sum(size_of(event) for event in events)
         self._wire.drained()
         if isinstance(last, Ended):
             self._closed = True
-            await self._hub.broker.append_from_pipe(
-                self._spec.id, (), source_offset=last.offset, ended=True
+            pipe, offset, broker = self._spec.id, last.offset, self._hub.broker
+            await _insist(
+                lambda: broker.append_from_pipe(pipe, (), source_offset=offset, ended=True)
             )
 
 
@@ -279,30 +287,45 @@ async def carry(hub: Hub, spec: PipeSpec) -> Carrier:
     return Carrier(hub, pipe, source, target)
 
 
-async def adopt(hub: Hub) -> list[Carrier | RoomCarrier]:
-    """Carry every pipe that nobody carries any more. Called at start and after a reap."""
+async def adopt(hub: Hub, left: dict[str, PipeSpec] | None = None) -> list[Carrier | RoomCarrier]:
+    """Carry every pipe that nobody carries any more. Called at start and after a reap.
+
+    ``left``: pipes that were taken but could not be carried yet, because the store did not
+    answer in the middle of it; they come first, and those of this time stay in it. Whatever
+    else is wrong with a pipe, its source or its target is no more: it is let go of."""
+    left = {} if left is None else left
     carriers: list[Carrier | RoomCarrier] = []
-    for pipe in await hub.broker.pipes(hub.gateway_id):
+    left |= {pipe.id: pipe for pipe in await hub.broker.pipes(hub.gateway_id)}
+    for pipe in tuple(left.values()):
         try:
-            rooms: RoomBroker | None = getattr(hub.broker, "rooms", None)
-            if rooms is not None and is_room(pipe.target):
-                carriers.append(await carry_into_room(hub, rooms, pipe))
-            else:
-                carriers.append(await carry(hub, pipe))
+            carriers.append(await _adopt_one(hub, pipe))
+        except StoreDown as error:
+            log.info("pipe.adopted_later", pipe=pipe.id, reason=error.message)
+            break
         except ForebayError as error:
             log.warning("pipe.not_adopted", pipe=pipe.id, code=error.code)
+        del left[pipe.id]
     return carriers
 
 
+async def _adopt_one(hub: Hub, pipe: PipeSpec) -> Carrier | RoomCarrier:
+    rooms: RoomBroker | None = getattr(hub.broker, "rooms", None)
+    if rooms is not None and is_room(pipe.target):
+        return await carry_into_room(hub, rooms, pipe)
+    return await carry(hub, pipe)
+
+
 @asynccontextmanager
-async def adopting(hub: Hub) -> AsyncIterator[None]:
-    """Look for orphans every `ADOPT_EVERY_S` while the block runs: their gateway has died."""
+async def adopting(hub: Hub, left: dict[str, PipeSpec] | None = None) -> AsyncIterator[None]:
+    """Look for orphans every `ADOPT_EVERY_S` while the block runs: their gateway has died.
+    ``left``: of an earlier `adopt`."""
+    waiting: dict[str, PipeSpec] = {} if left is None else left
 
     async def look() -> None:
         while True:
             await asyncio.sleep(ADOPT_EVERY_S)
             try:
-                found = await adopt(hub)
+                found = await adopt(hub, waiting)
             except ForebayError as error:
                 log.debug("pipes.not_asked", code=error.code)
             else:

@@ -202,6 +202,8 @@ end
 
 -- ---------------------------------------------------------------------------------- pipes
 
+local OFFER = 2000  -- ms in which whoever was offered an orphan should have taken it over
+
 function F.pipe_blob(id)
   local values = call('HMGET', at('pipe', id), 'source', 'target', 'map', 'copied')
   return F.frame(id, values[1], values[2], values[3], tonumber(values[4]))
@@ -224,6 +226,7 @@ function API.pipe(req)
       F.finish_by(source, {state = 'cancelled', message = 'what it fed is over'})
     end
   end
+  if req.gateway ~= '' then call('SREM', at('orphans'), req.id) end
   F.carry(req.id, req.gateway)
   return F.pipe_blob(req.id)
 end
@@ -237,12 +240,18 @@ function F.carry(pipe, gateway)
   F.watch(source)
 end
 
+-- Whoever is given an orphan takes it over by `pipe`. Until then it stays one: an answer may be
+-- lost, so the same gateway is told again, and another one after a while.
 function API.pipes(req)
   local taken = {}
   for _, pipe in ipairs(call('SMEMBERS', at('orphans'))) do
-    call('SREM', at('orphans'), pipe)
-    if call('HGET', at('pipe', pipe), 'done') == '0' then
+    local key = at('pipe', pipe)
+    local values = call('HMGET', key, 'done', 'source', 'carrier', 'offered')
+    if values[1] ~= '0' or not F.job(values[2]) then
+      call('SREM', at('orphans'), pipe)
+    elseif values[3] == req.gateway or NOW >= (tonumber(values[4]) or 0) then
       F.carry(pipe, req.gateway)
+      call('HSET', key, 'offered', NOW + OFFER)
       taken[#taken + 1] = F.pipe_blob(pipe)
     end
   end

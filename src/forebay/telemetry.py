@@ -19,7 +19,7 @@ import structlog
 
 from forebay.log_file import LogPlace
 
-__all__ = ["configure", "redact"]
+__all__ = ["configure", "debugging", "redact"]
 
 MASK = "********"
 _SECRET_KEYS = frozenset(
@@ -31,8 +31,15 @@ _SECRET_TEXT = re.compile(
 )
 _BEARER = re.compile(r"(?i)\b(bearer)\s+[A-Za-z0-9._~+/=-]{8,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_level = logging.NOTSET
 MAX_TEXT_CHARS = 4000
 """A longer value is cut: a log line is not a place to keep a document."""
+
+
+def debugging() -> bool:
+    """Whether debug lines are kept. For paths that many take: a line that is dropped costs
+    them more than this question."""
+    return _level <= logging.DEBUG
 
 
 def redact(text: str) -> str:
@@ -99,7 +106,8 @@ def configure(
         if pretty
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
-    number = logging.getLevelNamesMapping()[level.upper()]
+    global _level
+    number = _level = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),

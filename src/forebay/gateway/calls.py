@@ -18,7 +18,6 @@ from forebay.core.events import InputItem
 from forebay.core.kinds import Kind
 from forebay.core.spec import JobSpec, PoolView
 from forebay.dialects.openai_common import Call
-from forebay.dialects.openai_models import model_name
 from forebay.errors import ForebayError, TooLarge
 from forebay.gateway.beside import drop_beside, set_beside
 from forebay.gateway.context import GatewayContext
@@ -147,7 +146,7 @@ def job_spec(scope: Scope, ctx: GatewayContext, surface: Surface, call: Call) ->
         call.params,
         tenant=scope.get("forebay.tenant", "local"),
         dialect=surface.name,
-        model=model_name(pool),
+        pool=pool.name,
         detach_s=call.detach_s,
         cost_s=_cost_s(call, pool),
     )

@@ -209,16 +209,18 @@ class GatewayContext:
         dialect: str,
         name: str = "",
         model: str = "",
+        pool: str = "",
         detach_s: float | None = None,
         cost_s: float = 1.0,
     ) -> JobSpec:
-        """A new job of this kind with its row's deadlines. ``detach_s``: default the row's;
-        0 makes the client's leaving a cancel. Raises as `pool`."""
+        """A new job of this kind with its row's deadlines. ``pool``: that of ``model``, where
+        it has been looked up. ``detach_s``: default the row's; 0 makes the client's leaving a
+        cancel. Raises as `pool`."""
         row = self.rows[kind]
         return JobSpec(
             id=self.new_id(),
             kind=kind,
-            pool=self.pool(kind, model),
+            pool=pool or self.pool(kind, model),
             params=dict(params),
             tenant=tenant,
             dialect=dialect,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 
 import structlog
 
@@ -27,10 +26,11 @@ from forebay.gateway.context import GatewayContext
 from forebay.gateway.held import HeadGate, NoWire
 from forebay.gateway.hub import Reader
 from forebay.gateway.ledger import Ledger
+from forebay.gateway.news import News
 from forebay.gateway.responses import Headers, Receive, Scope, Send, reply
 from forebay.gateway.surfaces import CallOptions, Ident, Surface
 from forebay.gateway.wire import Wire
-from forebay.gateway.wires import asgi_wire
+from forebay.gateway.wires import HttpWire, asgi_wire
 
 __all__ = ["Delivery"]
 
@@ -67,7 +67,7 @@ class Delivery:
         self._ledger = Ledger(
             view, ctx.metrics, ctx.clock, begun=begun, asked=asked, slow_s=ctx.slow_stream_s
         )
-        self._news = asyncio.Event()
+        self._news = News()
         self._gone = False
         self._failure: ForebayError | None = None
         self._wire: Wire | None = None  # once the head has left
@@ -85,44 +85,52 @@ class Delivery:
 
     async def run(self, scope: Scope, receive: Receive) -> None:
         """Answer, to the end of the job or until the client has gone."""
-        async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(self._watch(receive))
-            try:
-                if self._call.stream:
-                    await self._streamed(scope)
-                else:
-                    await self._whole()
-            finally:
+        wire = scope.get("forebay.wire")
+        watch: asyncio.Task[None] | None = None
+        if isinstance(wire, HttpWire):
+            wire.on_gone(self._left)
+        else:
+            watch = asyncio.create_task(self._watch(receive))
+        try:
+            if self._call.stream:
+                await self._streamed(wire)
+            else:
+                await self._whole()
+        finally:
+            self._ledger.close()
+            if watch is not None:
                 watch.cancel()
-                self._ledger.close()
+                await asyncio.gather(watch, return_exceptions=True)
 
     async def _watch(self, receive: Receive) -> None:
         """Learn that the client has gone, which an ASGI ``send`` does not tell."""
         while (await receive())["type"] != "http.disconnect":
             continue
+        self._left()
+
+    def _left(self) -> None:
         self._gone = True
-        self._news.set()
+        self._news.ring()
 
     # ------------------------------------------------------------------- streamed
 
-    async def _streamed(self, scope: Scope) -> None:
-        async with AsyncExitStack() as stack:
-            wire: Wire | None = scope.get("forebay.wire")
-            if wire is None:
-                wire = await stack.enter_async_context(
-                    asgi_wire(self._send, websocket=False, bound_bytes=PLAIN_WIRE_BYTES)
-                )
+    async def _streamed(self, wire: Wire | None) -> None:
+        if wire is not None:
             await self._stream(wire)
+            return
+        bound = PLAIN_WIRE_BYTES
+        async with asgi_wire(self._send, websocket=False, bound_bytes=bound) as plain:
+            await self._stream(plain)
 
     async def _stream(self, wire: Wire) -> None:
-        gate = HeadGate(wire, self._news.set)
+        gate = HeadGate(wire, self._news.ring)
         hold_s = self._options.hold_head_s if self._surface.events(self._call) else None
         if hold_s == 0:
             await self._head(wire, gate)
         reader = self._read(gate, self._encoder(gate))
         try:
             if hold_s != 0:
-                await self._wait(hold_s)
+                await self._news.wait(hold_s)
                 if self._gone:
                     return
                 if self._failure is not None:
@@ -138,18 +146,25 @@ class Delivery:
     async def _head(self, wire: Wire, gate: HeadGate) -> None:
         head = [*self._surface.headers(self._call), *self._facts()]
         self._timed = "first_output" in self._ledger.stages_ms()
-        await self._send({"type": "http.response.start", "status": 200, "headers": head})
-        for frame in self._surface.opening(self._call, self._ident):
-            wire.send(frame)
-        gate.open()
-        self._wire = wire
-        if self.over:
-            self._finish(wire)
+        corked = wire if isinstance(wire, HttpWire) else None
+        if corked is not None:  # the head and what was held back until now leave as one write
+            corked.cork()
+        try:
+            await self._send({"type": "http.response.start", "status": 200, "headers": head})
+            for frame in self._surface.opening(self._call, self._ident):
+                wire.send(frame)
+            gate.open()
+            self._wire = wire
+            if self.over:
+                self._finish(wire)
+        finally:
+            if corked is not None:
+                corked.uncork()
 
     async def _to_the_end(self, wire: Wire) -> None:
         keepalive_s = self._options.keepalive_s if self._surface.events(self._call) else 0
         while not (self._gone or self.over or self._failure):
-            if not await self._wait(keepalive_s or None) and not wire.backlog():
+            if not await self._news.wait(keepalive_s or None) and not wire.backlog():
                 wire.send(self._surface.keepalive)
         if self._failure is not None and not self.over:
             self._break(wire, self._failure)
@@ -212,7 +227,7 @@ class Delivery:
         reader = self._read(NoWire(), collect)
         try:
             while not (self._gone or self.over or self._failure):
-                await self._wait(None)
+                await self._news.wait()
         finally:
             reader.close()
         if self._gone:
@@ -220,7 +235,10 @@ class Delivery:
         body = b""
         if self._failure is None:
             try:
-                body = collector.body()
+                if self._surface.files is None:
+                    body = collector.body()
+                else:
+                    body = await asyncio.to_thread(collector.body)
             except ForebayError as error:
                 self._failure = error
         if self._failure is not None:
@@ -231,19 +249,24 @@ class Delivery:
     # --------------------------------------------------------------------- reading
 
     def _read(self, wire: Wire, encode: Callable[[OutputEvent], Sequence[bytes]]) -> Reader:
-        return self._ctx.hub.open(
+        files = self._surface.files if self._call.stream else None
+        reader = self._ctx.hub.open(
             self._view.spec.id,
             epoch=self._view.epoch,
             after=0,
             encode=encode,
             wire=wire,
             row=self._ctx.rows[self._call.kind],
+            pace=files,
             on_end=self._on_end,
             on_slow=self._on_slow,
             on_reset=self._fail,
             on_push=self._on_push,
             on_sent=self._on_sent,
         )
+        if files is not None:
+            files.on_read = reader.pump
+        return reader
 
     def _on_end(self, ended: Ended) -> None:
         self.over = True
@@ -252,7 +275,7 @@ class Delivery:
             self._failure = self._failure or error_of(ended)
         if self._wire is not None:
             self._finish(self._wire)
-        self._news.set()
+        self._news.ring()
 
     def _on_slow(self, reader: Reader) -> None:
         limit_s = self._ctx.rows[self._call.kind].slow_reader_s
@@ -263,7 +286,7 @@ class Delivery:
 
     def _fail(self, error: ForebayError) -> None:
         self._failure = self._failure or error
-        self._news.set()
+        self._news.ring()
 
     def _on_push(self, push: GatewayPush) -> None:
         if isinstance(push, LeasePush) and push.running:
@@ -277,16 +300,6 @@ class Delivery:
             self._ctx.metrics.ttfa(took_s)
         else:
             self._ctx.metrics.ttft(took_s)
-
-    async def _wait(self, timeout_s: float | None) -> bool:
-        """Wait for news; False when the time passed without any."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        self._news.clear()
-        return True
 
     async def _refuse(self, error: ForebayError) -> None:
         facts = self._facts()

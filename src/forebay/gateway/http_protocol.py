@@ -88,6 +88,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._wire is not None:
             self._wire.drained()
+            self._wire.gone()
 
     def _head_limit_s(self) -> float:
         return self.options.head_s if self.refusal is None else min(2.0, self.options.head_s)
@@ -212,7 +213,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.scope["forebay.wire"] = wire  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         if self.cycle is not before:
-            wire.cycle = self.cycle
+            wire.carry(self.cycle)
             if len(self.pipeline) == 0:
                 self._wire = wire
         self._phase, self._since, self._body_bytes = BODY, self.loop.time(), 0
@@ -283,6 +284,8 @@ class HttpProtocol(HttpToolsProtocol):
             return
         running.disconnected = True
         running.message_event.set()
+        if self._wire is not None:
+            self._wire.gone()
         if running.response_started:
             self.transport.abort()
         else:

@@ -164,8 +164,14 @@ class Reader:
     # ------------------------------------------------------------------ beginning
 
     def start(self) -> None:
-        """Read what is already there. Until that has come back, pushes only raise the head."""
-        self._pull()
+        """Read what is already there. Until that has come back, pushes only raise the head.
+
+        A home in this process can say at once that there is nothing yet, as of a new job."""
+        at_head = getattr(self._hub.broker, "at_head", None)
+        if at_head is None or self._mark is not None or self._read_room is not None:
+            self._pull()
+        elif not at_head(self.job, self.cursor, self._epoch):
+            self._pull()
 
     def _cursor_at(self, offset: int) -> Cursor:
         slow_s = self._row.slow_reader_s

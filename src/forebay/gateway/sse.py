@@ -38,6 +38,7 @@ from forebay.gateway.access import header
 from forebay.gateway.connection import Frames, accepted_wire
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.ledger import Ledger
+from forebay.gateway.news import News
 from forebay.gateway.reader import Reader, patient
 from forebay.gateway.responses import Headers, Receive, Scope, Send, reply
 from forebay.gateway.wire import LOW_WATER_BYTES, Wire
@@ -118,7 +119,7 @@ class JobStream:
         self._wire = wire
         self._say = say
         self._cut = cut
-        self._news = asyncio.Event()
+        self._news = News()
         self._said = False
         self._draining = False
         self._reader: Reader | None = None
@@ -151,21 +152,15 @@ class JobStream:
 
     async def wait(self, timeout_s: float | None) -> bool:
         """Until something was sent or it is over; False when the time passed in silence."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        self._news.clear()
-        return True
+        return await self._news.wait(timeout_s)
 
     def wake(self) -> None:
-        self._news.set()
+        self._news.ring()
 
     def drain(self) -> None:
         """The gateway is shutting down: whoever reads comes back to another."""
         self._draining = True
-        self._news.set()
+        self._news.ring()
 
     def _encode(self, event: OutputEvent) -> Sequence[bytes | str]:
         self.ledger.arrived(event)
@@ -193,17 +188,17 @@ class JobStream:
                 self._tell(self._words.lease(push.running))
             case _:
                 return
-        self._news.set()
+        self._news.ring()
 
     def _on_sent(self, event: OutputEvent) -> None:
         self.ledger.sent(event)
         if not self._said:
             self._said = True
-            self._news.set()
+            self._news.ring()
 
     def _on_end(self, ended: Ended) -> None:
         self.over = True
-        self._news.set()
+        self._news.ring()
 
     def _on_slow(self, reader: Reader) -> None:
         limit_s = self._ctx.rows[self._view.spec.kind].slow_reader_s
@@ -211,12 +206,12 @@ class JobStream:
         log.info("buffer.unread", job=self._view.spec.id, limit_s=limit_s)
         self.failure = SlowClient(f"client took nothing for {limit_s:g} s", limit_s=limit_s)
         self._cut()
-        self._news.set()
+        self._news.ring()
 
     def _fail(self, error: ForebayError) -> None:
         self.failure = self.failure or error
         self._tell(self._words.error(error))
-        self._news.set()
+        self._news.ring()
 
 
 async def serve_events(

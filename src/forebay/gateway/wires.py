@@ -144,13 +144,33 @@ class HttpWire:
     Meant for chunked bodies; on a body with a fixed length the bytes go out as they are.
     """
 
-    __slots__ = ("_corked", "_drained", "_p", "cycle")
+    __slots__ = ("_corked", "_drained", "_gone", "_p", "cycle")
 
     def __init__(self, protocol: HttpProtocol) -> None:
         self._p = protocol
         self._drained: Drained | None = None
+        self._gone: Callable[[], None] | None = None
         self._corked: bytearray | None = None
         self.cycle: Any = None  # uvicorn's RequestResponseCycle
+
+    def carry(self, cycle: Any) -> None:
+        """This is ``cycle``'s wire: its head leaves through it too, so that a cork holds it."""
+        self.cycle = cycle
+        cycle.transport = _Outlet(self._put, self._p.transport)
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once when the client goes before the end of the body; at once
+        where it has. Its request must have been read: what comes now is not its."""
+        self._gone = callback
+        self._p.flow.resume_reading()  # a connection that nobody reads does not tell its end
+        if self.cycle.disconnected:
+            self.gone()
+
+    def gone(self) -> None:
+        """The client has gone. Called by the protocol."""
+        callback, self._gone = self._gone, None
+        if callback is not None and not self.cycle.response_complete:
+            callback()
 
     @property
     def closed(self) -> bool:
@@ -232,6 +252,22 @@ class HttpWire:
         if not self.closed:
             self.uncork()
             self._p.transport.abort()
+
+
+class _Outlet:
+    """The transport as uvicorn's cycle sees it."""
+
+    __slots__ = ("_transport", "write")
+
+    def __init__(self, write: Callable[[bytes], None], transport: asyncio.Transport) -> None:
+        self.write = write
+        self._transport = transport
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._transport.close()
 
 
 class AsgiWire:

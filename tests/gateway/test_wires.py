@@ -357,3 +357,49 @@ def test_frame_headers(size: int, header: bytes) -> None:
 def test_a_close_reason_is_cut_at_a_whole_character() -> None:
     assert short_reason("é" * 100) == "é" * 61
     assert short_reason("short") == "short"
+
+
+async def test_a_corked_http_wire_holds_the_head_too_and_sends_all_in_one_write() -> None:
+    async def together(scope: Any, receive: Any, send: Any) -> None:
+        wire = scope["forebay.wire"]
+        wire._p.transport = writes = Writes(wire._p.transport)
+        wire.cork()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        wire.send("one")
+        held.append(len(writes.sizes))
+        wire.uncork()
+        held.append(len(writes.sizes))
+        wire.close()
+
+    held: list[int] = []
+    async with serving(app=together) as served:
+        reader, writer = await served.open()
+        writer.write(ASK % b"/")
+        out = await reader.readuntil(b"0\r\n\r\n")
+    assert out.startswith(b"HTTP/1.1 200 OK") and b"3\r\none\r\n" in out
+    assert held == [0, 1]
+
+
+async def test_an_http_wire_tells_once_that_its_client_has_gone_and_not_after_the_end() -> None:
+    told: list[str] = []
+
+    async def waiting(scope: Any, receive: Any, send: Any) -> None:
+        wire = scope["forebay.wire"]
+        wire.on_gone(lambda: told.append(scope["path"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        wire.send("here")
+        if scope["path"] == "/whole":
+            wire.close()
+        else:
+            await asyncio.sleep(0.2)
+            wire.on_gone(lambda: told.append("late"))  # it has gone: told at once
+
+    async with serving(app=waiting) as served:
+        reader, writer = await served.open()
+        writer.write(ASK % b"/whole")
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write(ASK % b"/cut")
+        await reader.readuntil(b"here")
+        writer.close()
+        await served.until(lambda: len(told) == 2)
+    assert told == ["/cut", "late"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,23 @@ async def test_leaving_cancels(gateway: PhotoStand) -> None:
         response.close()
     await gateway.image.stopped.wait()
     assert gateway.image.cancelled
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_files_are_never_read_in_the_event_loop(
+    gateway: PhotoStand, sdk: openai.AsyncOpenAI, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, readers = threading.get_ident(), []
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        readers.append(threading.get_ident())
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    answer: Any = await sdk.images.edit(
+        image=("a.jpg", jpeg()), prompt="better", stream=stream, partial_images=2
+    )
+    if stream:
+        assert len([event async for event in answer]) == 3
+    assert readers and loop not in readers

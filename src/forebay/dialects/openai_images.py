@@ -8,7 +8,6 @@ cannot act on (the prompt, a size, a background) is taken and named in ``x-foreb
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +21,14 @@ from forebay.dialects.openai_common import Call, error_object
 from forebay.dialects.photos import read_wish
 from forebay.errors import BadRequest, JobFailed
 
-__all__ = ["EditEncoder", "EditRequest", "WholeEdit", "parse", "sse_named"]
+__all__ = ["EditEncoder", "EditRequest", "WholeEdit", "blob_of", "parse", "sse_named"]
 
 LEVELS = {"low": "fast", "standard": "medium", "medium": "medium", "high": "high", "auto": "high"}
 MAX_PARTIAL = 3
 _IGNORED = ("prompt", "background", "input_fidelity", "size", "user", "moderation")
 
-ReadBlob = Callable[[str], bytes]
+ReadBlob = Callable[[str], str]
+"""A blob in base64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +105,19 @@ def _usage() -> dict[str, Any]:
     }
 
 
+def _wanted(tile: Tile, request: EditRequest) -> bool:
+    """As many as were asked for, spread over the picture."""
+    share = request.partial
+    return tile.tiles * share // tile.total > (tile.tiles - 1) * share // tile.total
+
+
+def blob_of(event: OutputEvent, request: EditRequest) -> str:
+    """The blob that `EditEncoder` reads for ``event``; nothing where it reads none."""
+    if isinstance(event, Tile):
+        return event.blob if _wanted(event, request) else ""
+    return event.blob if isinstance(event, Result) else ""
+
+
 class EditEncoder:
     """Events to frames: a function of the event and of constants, ``read`` being one."""
 
@@ -115,7 +128,7 @@ class EditEncoder:
 
     def encode(self, event: OutputEvent) -> Sequence[bytes]:
         match event:
-            case Tile() if self._wanted(event):
+            case Tile() if _wanted(event, self._request):
                 return (sse_named(self._partial(event)),)
             case Result():
                 return (sse_named(self._completed(event)),)
@@ -124,11 +137,6 @@ class EditEncoder:
                 return (sse_named(body),)
             case _:
                 return ()
-
-    def _wanted(self, tile: Tile) -> bool:
-        """As many as were asked for, spread over the picture."""
-        share = self._request.partial
-        return tile.tiles * share // tile.total > (tile.tiles - 1) * share // tile.total
 
     def _facts(self, width: int, height: int) -> dict[str, Any]:
         return {
@@ -141,7 +149,7 @@ class EditEncoder:
     def _partial(self, tile: Tile) -> dict[str, Any]:
         return {
             "type": "image_edit.partial_image",
-            "b64_json": base64.b64encode(self._read(tile.blob)).decode(),
+            "b64_json": self._read(tile.blob),
             **self._facts(tile.width, tile.height),
             "output_format": tile.type.rpartition("/")[2],
             "partial_image_index": tile.tiles * self._request.partial // tile.total - 1,
@@ -156,7 +164,7 @@ class EditEncoder:
     def _completed(self, result: Result) -> dict[str, Any]:
         return {
             "type": "image_edit.completed",
-            "b64_json": base64.b64encode(self._read(result.blob)).decode(),
+            "b64_json": self._read(result.blob),
             **self._facts(result.width, result.height),
             "output_format": result.type.rpartition("/")[2],
             "usage": _usage(),
@@ -188,7 +196,7 @@ class WholeEdit:
                 "output_format": result.type.rpartition("/")[2],
                 "quality": self._request.quality,
                 "size": f"{result.width}x{result.height}",
-                "data": [{"b64_json": base64.b64encode(self._read(result.blob)).decode()}],
+                "data": [{"b64_json": self._read(result.blob)}],
                 "usage": _usage(),
             }
         )

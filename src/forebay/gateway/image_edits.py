@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable, Sequence
 
 from forebay.blobs import Blobs
@@ -23,6 +24,8 @@ from forebay.gateway.calls import (
     request_id,
 )
 from forebay.gateway.context import GatewayContext
+from forebay.gateway.fetching import Files
+from forebay.gateway.hub import Hub
 from forebay.gateway.job_gate import ask_gate
 from forebay.gateway.photos import FORM_BYTES, measured, photo_blobs
 from forebay.gateway.responses import JSON_TYPE, Headers, Receive, Scope, Send
@@ -38,12 +41,17 @@ LIMITS = FileLimits(field="image", files=1, file_bytes=FILE_BYTES, also=("image[
 class _Edits(Surface):
     name = "openai-images"
 
-    def __init__(self, blobs: Blobs) -> None:
-        self._blobs = blobs
+    files: Files[str]
 
-    def _read(self, blob: str) -> bytes:
-        # In the loop: a tile or a result, written moments ago and in the kernel's cache.
-        return self._blobs.path(blob).read_bytes()
+    def __init__(self, blobs: Blobs, request: EditRequest, hub: Hub) -> None:
+        self._blobs = blobs
+        self.files = Files(
+            lambda event: openai_images.blob_of(event, request), self._read, hub.spawn
+        )
+
+    def _read(self, blob: str) -> str:
+        """In a thread: a blob in base64."""
+        return base64.b64encode(self._blobs.path(blob).read_bytes()).decode()
 
     def parse(self, body: bytes) -> Call:
         raise TypeError("a form goes to the disk as it comes, by `image_edits`")
@@ -61,7 +69,7 @@ class _Edits(Surface):
         return head
 
     def encoder(self, call: Call, ident: Ident) -> Callable[[OutputEvent], Sequence[bytes]]:
-        return openai_images.EditEncoder(call.request, ident.created, self._read).encode
+        return openai_images.EditEncoder(call.request, ident.created, self.files.take).encode
 
     def collector(self, call: Call, ident: Ident) -> Collector:
         return openai_images.WholeEdit(call.request, ident.created, self._read)
@@ -92,7 +100,9 @@ async def image_edits(scope: Scope, receive: Receive, send: Send, ctx: GatewayCo
                 await asyncio.to_thread(ctx.blobs.drop, stored.blob)
         await refuse(send, error, request_id(scope))
         return
-    await answer_call(scope, receive, send, ctx, _Edits(blobs), _OPTIONS, call, begun)
+    await answer_call(
+        scope, receive, send, ctx, _Edits(blobs, call.request, ctx.hub), _OPTIONS, call, begun
+    )
 
 
 ROUTES = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,6 +16,7 @@ from forebay.core.events import OutputEvent
 from forebay.dialects.openai_common import Call, error_object, status_of
 from forebay.errors import ForebayError
 from forebay.gateway.batch import FlushRule
+from forebay.gateway.fetching import Files
 from forebay.gateway.responses import (
     Headers,
     Scope,
@@ -62,10 +63,13 @@ class Collector(Protocol):
 
 
 class Surface(ABC):
-    """One wire protocol's words for a call. ``keepalive``: its sign of life in a silence."""
+    """One wire protocol's words for a call. ``keepalive``: its sign of life in a silence.
+    ``files``: those its encoder takes; a surface with files is made for one request, and its
+    collector's body is put together in a thread."""
 
     name: str
     keepalive = b": still here\n"
+    files: Files[Any] | None = None
 
     @abstractmethod
     def parse(self, body: bytes) -> Call: ...

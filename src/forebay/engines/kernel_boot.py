@@ -1,23 +1,24 @@
 """The first lines of a kernel's process: limits, then Jupyter's own kernel, set to flush soon.
 
 Run as a script by `kernel_process`, inside the jail where there is one: it imports nothing
-of forebay. ``FOREBAY_KERNEL`` holds JSON: ``limits`` (resource name to bytes or count),
-``flush_s``, ``nice``; it is gone from the environment before any user code runs.
-
-Prints that do not flush wait in Jupyter's kernel, 200 ms by default, before they are sent;
-here ``flush_s``. And where the reader falls behind, the kernel waits instead of dropping
-what it printed.
+of forebay but `kernel_inside`, the file beside it. ``FOREBAY_KERNEL`` holds JSON: ``limits``
+(resource name to bytes or count), ``flush_s``, ``nice``; it is gone from the environment
+before any user code runs.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
+
+INSIDE = "kernel_inside"
 
 
 def _limit(limits: dict[str, int]) -> None:
@@ -38,18 +39,12 @@ def main() -> None:
     if settings.get("nice"):
         os.nice(settings["nice"])
 
-    import zmq
-    from ipykernel.iostream import OutStream
-    from ipykernel.kernelapp import IPKernelApp
-
-    OutStream.flush_interval = settings.get("flush_s", 0.01)
-
-    class App(IPKernelApp):  # type: ignore[misc, unused-ignore]
-        def init_iopub(self, context: Any) -> None:
-            super().init_iopub(context)  # type: ignore[no-untyped-call, unused-ignore]
-            self.iopub_thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
-
-    App.launch_instance()
+    # Only now: what it loads counts against the limits.
+    spec = importlib.util.spec_from_file_location(INSIDE, Path(__file__).with_name(f"{INSIDE}.py"))
+    assert spec is not None and spec.loader is not None
+    inside = sys.modules[INSIDE] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(inside)
+    inside.launch(settings.get("flush_s", 0.01))
 
 
 if __name__ == "__main__":

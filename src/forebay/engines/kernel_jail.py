@@ -35,6 +35,7 @@ __all__ = [
 MiB = 1024 * 1024
 HOME = "/home/notebook"
 BOOT = Path(__file__).with_name("kernel_boot.py")
+INSIDE = Path(__file__).with_name("kernel_inside.py")
 PROBE_S = 10.0
 KEPT = (
     "PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "PYTHONUTF8",
@@ -94,7 +95,8 @@ class Jail:
                 argv += ["--size", str(min(limits.disk_bytes, 256 * MiB))]
             argv += ["--tmpfs", place]
         argv += _python()  # after the temporary folders: it may live in one of them
-        argv += ["--ro-bind", str(BOOT), str(BOOT)]
+        for part in (BOOT, INSIDE):
+            argv += ["--ro-bind", str(part), str(part)]
         argv += ["--bind", str(work), HOME, "--bind", str(sockets), str(sockets), "--chdir", HOME]
         argv += ["--remount-ro", "/", "--clearenv"]  # the root is memory: nothing is kept there
         for name, value in environment.items():

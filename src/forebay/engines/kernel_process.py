@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class _Head(msgspec.Struct):
 _HEAD = msgspec.json.Decoder(_Head)
 _CONTENT = msgspec.json.Decoder(dict[str, Any])
 DELIMITER = b"<IDS|MSG>"
+PROTOCOL = "5.3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,7 @@ class Kernel:
         self._ended = asyncio.Event()
         self._cell: CellOutput | None = None
         self._cell_id = ""
+        self._sent = 0
         self._replied = self._idle = False
         self._stderr: deque[bytes] = deque(maxlen=8)
         self._pidfd = -1
@@ -265,7 +268,7 @@ class Kernel:
                 "store_history": True,
                 "user_expressions": {},
                 "allow_stdin": False,
-                "stop_on_error": True,
+                "stop_on_error": False,  # nothing ever waits behind it
             },
         )
         if self._housing.jail is not None and self._guard is None:
@@ -295,9 +298,19 @@ class Kernel:
 
     def _send(self, channel: str, kind: str, content: dict[str, Any]) -> str:
         session = self._manager.session
-        message = session.msg(kind, content)
-        self._channels[channel].send(session.serialize(message))
-        return str(message["header"]["msg_id"])
+        self._sent += 1
+        ident = f"{session.session}_{self._sent}"
+        head = {
+            "msg_id": ident,
+            "msg_type": kind,
+            "username": session.username,
+            "session": session.session,
+            "date": datetime.now(UTC).isoformat(),
+            "version": PROTOCOL,
+        }
+        parts = [msgspec.json.encode(head), b"{}", b"{}", msgspec.json.encode(content)]
+        self._channels[channel].send([DELIMITER, session.sign(parts), *parts])
+        return ident
 
     def _on_shell(self, frames: list[bytes]) -> None:
         read = _read(frames)

@@ -77,12 +77,17 @@ class Router:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._exact: dict[str, list[Route]] = {}
-        self._patterns: list[tuple[list[str], Route]] = []
+        self._patterns: list[_Pattern] = []
         for route in routes:
             if "{" in route.path:
                 self._patterns.append((route.path.split("/"), route))
             else:
                 self._exact.setdefault(route.path, []).append(route)
+        # By what they begin with; "": what may follow any beginning.
+        self._beginning = {
+            head: [row for row in self._patterns if row[0][:2] == ["", head] or _is_open(row[0])]
+            for head in {"", *(parts[1] for parts, _ in self._patterns)}
+        }
 
     def __iter__(self) -> Iterator[Route]:
         for routes in self._exact.values():
@@ -112,11 +117,10 @@ class Router:
         raise NotFound("nothing is served at this path")
 
     def _matching(self, path: str) -> list[tuple[Route, dict[str, str]]]:
-        if not self._patterns:
-            return []
         parts = path.split("/")
+        head = parts[1] if len(parts) > 1 else ""
         found = []
-        for pattern, route in self._patterns:
+        for pattern, route in self._beginning.get(head) or self._beginning[""]:
             variables = _variables(pattern, parts)
             if variables is not None:
                 found.append((route, variables))
@@ -124,6 +128,11 @@ class Router:
 
 
 _NO_VARIABLES: dict[str, str] = {}
+_Pattern = tuple[list[str], Route]
+
+
+def _is_open(parts: list[str]) -> bool:
+    return parts[1].startswith("{")
 
 
 def _variables(pattern: list[str], parts: list[str]) -> dict[str, str] | None:

@@ -80,7 +80,8 @@ async def run_worker(
     structlog.contextvars.bind_contextvars(worker=worker)
     steps = StepsTable.open(steps_file) if steps_file is not None else None
     if supervised:
-        os.nice(NICE)
+        if Kind(kind) is not Kind.KERNEL:  # its kernels give way by themselves: it passes on
+            os.nice(NICE)
         die_with_parent(steps.supervisor_pid if steps is not None else os.getppid())
     broker = _broker_at(broker_url, worker)
     boot = _Boot(

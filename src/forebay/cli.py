@@ -6,11 +6,14 @@ mistyped option answer at once.
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
+import typer.core
+import typer.main
 
 from forebay import __version__, cli_captions, cli_operate, cli_photos, cli_text
 from forebay.errors import CannotBoot, ConfigError, ForebayError, MissingEngine
@@ -549,10 +552,21 @@ def keys_revoke(key_id: str, data_dir: DataDir = None, config: ConfigFile = None
     raise typer.Exit(keys.revoke(config, data_dir, key_id))
 
 
+@functools.cache
+def _command() -> typer.core.TyperGroup:
+    return cast(typer.core.TyperGroup, typer.main.get_command(app))
+
+
+def prepare() -> None:
+    """Build the command line, and load what parsing one loads, before it is needed: for a
+    process that is copied, once for all its copies."""
+    _command().make_context("forebay", ["doctor"]).close()
+
+
 def main() -> None:
     """Console entry. What Forebay refuses on purpose is one line and a status, not a traceback."""
     try:
-        app()
+        _command()()
     except ForebayError as exc:
         typer.secho(f"forebay: {exc.message}", fg="red", err=True)
         sys.exit(_status(exc))

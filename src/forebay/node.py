@@ -13,10 +13,10 @@ import structlog
 
 from forebay import supervisor
 from forebay.broker.link_client import SupervisorLink, path_of
-from forebay.broker.redis_supervisor import RedisSupervisor
 from forebay.config import Config
 from forebay.core.kinds import Kind
 from forebay.serve_log import log_env
+from forebay.serve_preload import is_light, preload
 from forebay.serve_store import BROKER_ENV
 from forebay.supervisor import Event, Link, ProcessSpec
 
@@ -29,6 +29,8 @@ def link_to(broker: str) -> Link:
     """The supervisor's line to the broker at ``broker``."""
     if broker.startswith("unix://"):
         return SupervisorLink(path_of(broker))
+    from forebay.broker.redis_supervisor import RedisSupervisor  # the store's client is large
+
     return RedisSupervisor(broker)
 
 
@@ -59,15 +61,21 @@ class Node:
             BROKER_ENV: self.broker,
             **log_env(self.config),
         }
+        light = is_light(self.kind, self.engine.partition(":")[0])
         return [
-            ProcessSpec(name=f"{group}-{n}", argv=argv, role="worker", group=group, env=env)
+            ProcessSpec(
+                name=f"{group}-{n}", argv=argv, role="worker", group=group, env=env, light=light
+            )
             for n in range(1, processes + 1)
         ]
 
     async def serve(self, processes: int) -> int:
         """Keep so many running until SIGTERM; the exit status."""
+        engine = self.engine.partition(":")[0]
+        shared = not self.broker.startswith("unix://")
+        loaded = preload(self.config, [(self.kind, engine)], gateways=False, shared=shared)
         return await supervisor.serve(
-            self.specs(processes), link=link_to(self.broker), on_event=_note
+            self.specs(processes), link=link_to(self.broker), on_event=_note, preload=loaded
         )
 
 

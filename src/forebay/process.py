@@ -33,6 +33,7 @@ EXIT_CANNOT_BOOT = 78
 """Exit code of a process that cannot start and says so; restarting at once is useless."""
 
 _PR_SET_PDEATHSIG = 1
+_settled_pid = 0
 
 
 def die_with_parent(parent_pid: int, *, sig: int = signal.SIGKILL) -> None:
@@ -138,6 +139,8 @@ def settle_heap() -> None:
     nothing and holds everything up, a tenth of a second at a time; from now on it looks only
     at what came later. Call it when the process is ready and nothing waits for it yet.
     """
-    if not gc.get_freeze_count():
+    global _settled_pid
+    if _settled_pid != os.getpid():  # a copy of a process that did it has loaded more since
+        _settled_pid = os.getpid()
         gc.collect()
         gc.freeze()

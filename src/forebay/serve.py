@@ -53,6 +53,7 @@ from forebay.serve_devices import on_devices
 from forebay.serve_history import history_options, recognition_options
 from forebay.serve_log import log_env, log_place
 from forebay.serve_photos import blob_place, photo_options, worker_blobs
+from forebay.serve_preload import is_light, preload
 from forebay.serve_rooms import room_options, room_settings
 from forebay.serve_store import PRIVATE, Store, is_shared, masked, open_store
 from forebay.serve_text import operation_options
@@ -96,6 +97,7 @@ class Plan:
     run_dir: Path
     store: Store = Store()
     sockets: list[socket.socket] = field(default_factory=list)
+    preload: list[str] = field(default_factory=list)
     lock: int | None = None
 
     def stop_listening(self) -> None:
@@ -309,6 +311,12 @@ def _plan(
         run_dir=places.run,
         store=places.store,
         sockets=[p.sock for p in ports],
+        preload=preload(
+            config,
+            [(c.kind, c.name) for c in able if config[WORKERS[c.kind]]],
+            gateways=True,
+            shared=bool(places.store.url),
+        ),
         facts=Facts(
             url=f"http://{_address(ports[0].sock)}/",
             workers={w.name: w.group for w in workers if not w.spare},
@@ -386,6 +394,7 @@ def _gateways(
             group="gateway",
             pass_fds=tuple(p.sock.fileno() for p in ports),
             env=log_env(config),
+            light=True,
             overlaps=bool(places.store.url),  # the local broker lives in one process
         )
         for n in range(1, count + 1)
@@ -432,13 +441,13 @@ def _workers(config: Config, able: list[EngineChoice], places: _Places) -> Itera
         count = config[WORKERS[choice.kind]]
         names = [f"{group}-{n}" for n in range(1, count + 1)]
         env = _worker_env(config, choice) | places.store.env | blobs_env
+        facts: dict[str, Any] = {"argv": argv, "role": "worker", "group": group, "env": env}
+        facts["light"] = is_light(choice.kind, choice.name)
         for name in names:
-            yield ProcessSpec(name=name, argv=argv, role="worker", group=group, env=env)
+            yield ProcessSpec(name=name, **facts)
         # A spare for notebooks would help nobody: a kernel is lost with its worker.
         if names and config[table.SPARES] != "never" and not keeps_files:
-            yield ProcessSpec(
-                name=f"{group}-spare", argv=argv, role="worker", group=group, env=env, spare=True
-            )
+            yield ProcessSpec(name=f"{group}-spare", spare=True, **facts)
 
 
 def _self() -> list[str]:

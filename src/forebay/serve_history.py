@@ -5,7 +5,7 @@ from __future__ import annotations
 from forebay.config import Config, table_recognition
 from forebay.core.audio_quota import AudioLimits
 from forebay.gateway.context import RecognitionOptions
-from forebay.history import HistoryOptions, postgres_url
+from forebay.history import HistoryOptions
 
 __all__ = ["history_options", "recognition_options"]
 
@@ -29,6 +29,8 @@ def history_options(config: Config) -> HistoryOptions:
     url = config[table_recognition.HISTORY_URL]
     host = config[table_recognition.DB_HOST]
     if url is None and host is not None:
+        from forebay.history import postgres_url  # loads all of the database's packages
+
         url = postgres_url(
             host=host,
             port=config[table_recognition.DB_PORT],

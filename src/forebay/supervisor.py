@@ -4,11 +4,13 @@ It knows no kind and no engine. A `ProcessSpec` says what to run; for workers it
 they are (``--worker-id ID --steps-file FILE --supervised``, and ``--standby`` for a spare),
 for gateways where to say that they are ready (``--steps-file FILE``).
 
-* *spawn*: each child is in a process group of its own and dies with this process.
+* *spawn*: each child is in a process group of its own and dies with this process. Gateways
+  and workers are copies of a warm fork server where there is one (`spawner`).
 * *reap*: at once, by the child's pidfd (SIGCHLD where there is none). The broker is told of
   a worker's exit and of the jobs it was inside of.
-* *replace*: at once after a crash; after a boot failure (exit code 78, or death before it
-  was ready) with a wait that doubles from `BACKOFF_FIRST_S` to `BACKOFF_MOST_S`.
+* *replace*: at once after a crash, or once when it was killed while it started; after a boot
+  failure (exit code 78, or death before it was ready) with a wait that doubles from
+  `BACKOFF_FIRST_S` to `BACKOFF_MOST_S`.
 * *roll* (SIGUSR2): every gateway and worker is replaced by a new process, one after
   another (`rolling`). SIGHUP is passed on to the gateways, which read their keys again.
 * *halt*: gateways are told to drain first, because their clients still need the workers;
@@ -27,7 +29,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -45,6 +46,7 @@ from forebay.core.spec import PoolView
 from forebay.errors import ForebayError
 from forebay.process import EXIT_CANNOT_BOOT, available_bytes, describe_exit, oom_kills
 from forebay.rolling import roll
+from forebay.spawner import Process, Spawner
 from forebay.worker.steps import StepsTable
 
 __all__ = ["EXIT_CANNOT_BOOT", "Event", "Link", "ProcessSpec", "serve"]
@@ -83,7 +85,8 @@ class ProcessSpec:
     ``env``: added to this process's own. ``pass_fds``: descriptors the child inherits under
     the same numbers (listening sockets). ``group``: processes that can stand in for each
     other. ``spare``: the group's warm spare. ``overlaps``: a successor may run beside it
-    before it leaves. ``probe``: whether it is ready, where the process cannot say so itself.
+    before it leaves. ``light``: it loads nothing of its own, so that a copy of the fork server
+    is ready at once. ``probe``: whether it is ready, where the process cannot say so itself.
     """
 
     name: str
@@ -94,6 +97,7 @@ class ProcessSpec:
     pass_fds: tuple[int, ...] = ()
     spare: bool = False
     overlaps: bool = True
+    light: bool = False
     probe: Callable[[], bool] | None = None
 
 
@@ -115,7 +119,7 @@ class Child:
 
     spec: ProcessSpec
     worker: str = ""
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     pidfd: int | None = None
     steps: StepsTable | None = None
     spawned_s: float = 0.0
@@ -139,17 +143,19 @@ async def serve(
     on_event: Callable[[Event], None] = lambda _: None,
     gateway_drain_s: float = GATEWAY_DRAIN_S,
     worker_drain_s: float = WORKER_DRAIN_S,
+    preload: Sequence[str] = (),
 ) -> int:
     """Keep ``specs`` running until SIGTERM or SIGINT, then drain them; returns 0, or 1 where
     a process had to be killed. ``link_path``: the gateway's socket, to tell it of exits;
-    ``link``: another line to the broker instead. SIGUSR2 rolls, SIGHUP goes to the gateways.
+    ``link``: another line to the broker instead. ``preload``: what gateways and workers import,
+    for a fork server that they are copies of. SIGUSR2 rolls, SIGHUP goes to the gateways.
 
     Cancelling it kills what still runs.
     """
     if link is None and link_path is not None:
         link = SupervisorLink(os.fspath(link_path))
     drains = {"gateway": gateway_drain_s, "worker": worker_drain_s, "store": STORE_STOP_S}
-    supervisor = _Supervisor(specs, link, on_event, drains)
+    supervisor = _Supervisor(specs, link, on_event, drains, preload)
     loop = asyncio.get_running_loop()
     handlers = {
         signal.SIGTERM: supervisor.on_signal,
@@ -179,12 +185,15 @@ class _Supervisor:
         link: Link | None,
         on_event: Callable[[Event], None],
         drains_s: Mapping[str, float],
+        preload: Sequence[str],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._children = [Child(spec) for spec in specs]
         self._on_event = on_event
         self._link = link
         self._drains_s = drains_s
+        self._spawner = Spawner(preload)
+        self._beginning: asyncio.Task[None] | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._rolling: asyncio.Task[None] | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="forebay-steps-"))
@@ -204,8 +213,17 @@ class _Supervisor:
             self._loop.add_signal_handler(signal.SIGCHLD, self._reap_all)
         if self._link is not None:
             self._listener = tasks.create_task(self._listen(self._link), name="pools")
-        for child in self._children:
-            if not child.spec.spare:
+        self._beginning = tasks.create_task(self._begin(), name="begin")
+
+    async def _begin(self) -> None:
+        """The store first: it needs nothing that is loaded."""
+        regular = [child for child in self._children if not child.spec.spare]
+        for child in regular:
+            if child.spec.role == "store":
+                self._spawn(child)
+        await self._spawner.warm_up()
+        for child in regular:
+            if child.spec.role != "store":
                 self._spawn(child)
 
     async def _listen(self, link: Link) -> None:
@@ -230,16 +248,18 @@ class _Supervisor:
         self._signal(self._alive("gateway"), signal.SIGHUP)
 
     def on_roll(self) -> None:
-        if self._tasks is None or self.stopping.is_set():
+        if self._beginning is None or not self._beginning.done() or self.stopping.is_set():
             return
         if self._rolling is not None and not self._rolling.done():
             log.warning("supervisor.rolls_already")
             return
+        assert self._tasks is not None
         self._rolling = self._tasks.create_task(self._roll(), name="roll")
 
     async def _roll(self) -> None:
         log.info("supervisor.rolling", processes=len(self._alive()))
         began = self._loop.time()
+        await self._spawner.warm_up()  # what is on the disk now is what the new ones load
         told = await roll(self)
         took_s = round(self._loop.time() - began, 1)
         log.info("supervisor.rolled", replaced=told.replaced, kept=told.kept, took_s=took_s)
@@ -289,13 +309,8 @@ class _Supervisor:
             return
         spec = child.spec
         try:
-            child.process = subprocess.Popen(
-                [*spec.argv, *self._identity(child)],
-                env={**os.environ, **spec.env},
-                pass_fds=spec.pass_fds,
-                stdin=subprocess.DEVNULL,
-                process_group=0,
-            )
+            argv = [*spec.argv, *self._identity(child)]
+            child.process = self._spawner.spawn(argv, spec.env, spec.pass_fds)
         except OSError as exc:
             self._drop_steps(child)
             self._wait(child, f"cannot be started: {exc.strerror or exc}")
@@ -385,6 +400,7 @@ class _Supervisor:
         if process is None or process.poll() is None:
             return
         code = process.returncode
+        assert code is not None
         if child.pidfd is not None:
             self._loop.remove_reader(child.pidfd)
             os.close(child.pidfd)
@@ -424,17 +440,24 @@ class _Supervisor:
     # ------------------------------------------------------------------ replace
 
     def _replace(self, child: Child, code: int, was_ready: bool, reason: str) -> None:
-        if code == EXIT_CANNOT_BOOT or not was_ready:
+        if not was_ready and code == -signal.SIGKILL and not child.boot_failures:
+            child.boot_failures = 1  # perhaps not its own fault; the next time is another matter
+            self._retry_spare(child) if child.spec.spare else self._spawn(child)
+        elif code == EXIT_CANNOT_BOOT or not was_ready:
             self._wait(child, reason)
         elif child.spec.spare:
             self._start_spare(child)
         elif self._promote(child):
-            child.timer = self._loop.call_later(TAKEOVER_S, self._retry_spare, child)
+            child.timer = self._loop.call_later(self._way_s(child), self._retry_spare, child)
         elif any(c.alive and c.ready and c.spec.group == child.spec.group for c in self._children):
-            # Somebody takes its sessions over just now, and loading costs a whole core.
-            child.timer = self._loop.call_later(TAKEOVER_S, self._spawn, child)
+            child.timer = self._loop.call_later(self._way_s(child), self._spawn, child)
         else:
             self._spawn(child)
+
+    def _way_s(self, child: Child) -> float:
+        """How long a successor stays out of the way: somebody takes over the sessions of the
+        dead just now, and loading costs a whole core. A copy that loads nothing costs little."""
+        return 0.0 if self._spawner.warm and child.spec.light else TAKEOVER_S
 
     def _promote(self, child: Child) -> bool:
         """Let a gateway that stands by take the place of ``child``, which becomes the spare.
@@ -505,8 +528,9 @@ class _Supervisor:
             self._signal([child], signal.SIGKILL)
 
     def finish(self) -> None:
-        if self._listener is not None:
-            self._listener.cancel()
+        for task in (self._listener, self._beginning):
+            if task is not None:
+                task.cancel()
 
     async def close(self) -> None:
         """Nothing of ours is left behind, whatever happened before."""
@@ -521,6 +545,7 @@ class _Supervisor:
             assert child.process is not None
             child.process.wait(KILL_WAIT_S)
             self._reap(child)
+        self._spawner.close()
         if not hasattr(os, "pidfd_open"):
             self._loop.remove_signal_handler(signal.SIGCHLD)
         if self._link is not None:

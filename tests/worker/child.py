@@ -39,6 +39,8 @@ def live(how: str, log: str, table: StepsTable | None) -> int:
         signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
     else:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if how == "starts":
+        time.sleep(60)
     if table is not None:
         table.mark_ready()
         if how == "stepping":

@@ -107,6 +107,39 @@ async def test_death_before_ready_is_a_boot_failure_too(stage: Stage) -> None:
     assert len(stage.lines()) == 1
 
 
+async def test_who_is_killed_while_it_starts_is_started_again_at_once_but_only_once(
+    stage: Stage,
+) -> None:
+    async with serving(stage, stage.spec("starts")):
+        for count in (1, 2):
+            await stage.until(lambda n=count: len(stage.lines()) == n)
+            assert stage.seen("waiting") == []
+            os.kill(stage.seen("spawned")[-1].pid, signal.SIGKILL)
+        await stage.until(lambda: stage.seen("waiting"))
+    assert stage.seen("waiting")[0].wait_s == 1.0
+
+
+async def test_workers_are_copies_of_a_warm_process_and_are_replaced_rolled_and_drained_as_any(
+    stage: Stage,
+) -> None:
+    specs = [stage.spec("ready", name, light=True) for name in ("w1", "w2")]
+    async with serving(stage, *specs, preload=["forebay.worker.steps"]):
+        await stage.until(lambda: len(stage.seen("ready")) == 2, 30)
+        first = stage.seen("ready", "w1")[0].pid
+        family = psutil.Process().children()
+        loaded = [c for c in family if "forebay.fork_server" in c.cmdline()]
+        assert len(loaded) == (sys.platform == "linux")
+        os.kill(first, signal.SIGKILL)
+        await stage.until(lambda: len(stage.seen("ready", "w1")) == 2)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        await stage.until(lambda: stage.seen("rolled"), 30)
+        assert stage.seen("rolled")[0].detail == "2 processes replaced"
+        assert not any(p.is_running() for p in loaded)
+        assert await stage.stop() == 0
+    assert sum(line.startswith("left") for line in stage.lines()) == 4
+    assert not [c for c in psutil.Process().children() if "forebay.fork_server" in c.cmdline()]
+
+
 async def test_a_command_that_does_not_exist_is_reported_and_waited_for(stage: Stage) -> None:
     spec = ProcessSpec(name="x", argv=["/no/such/program"], role="worker")
     async with serving(stage, spec):

@@ -98,6 +98,7 @@ def run(file: Path | None, flags: dict[str, Any]) -> int:
                     link=link_to(plan.store.url) if plan.store.url else None,
                     on_event=on_event,
                     gateway_drain_s=config[table.DRAIN_S] + GATEWAY_GRACE_S,
+                    preload=plan.preload,
                 )
             )
         finally:

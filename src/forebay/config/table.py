@@ -17,6 +17,7 @@ from forebay.config import (
     table_kernel,
     table_log,
     table_photos,
+    table_process,
     table_recognition,
     table_redis,
     table_text,
@@ -576,6 +577,7 @@ CHAT_API_KEY = declare.maybe_text(
 
 PARTS = (
     table_cluster,
+    table_process,
     table_redis,
     table_recognition,
     table_images,

@@ -7,6 +7,7 @@ say for themselves when they may go.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -134,8 +135,9 @@ class RemoteBlobs(FolderWriting):
         copies = []
         for path in self.folder.glob("*"):
             if is_name(path.name):
-                facts = path.stat()
-                copies.append((facts.st_mtime, facts.st_size, path))
+                with contextlib.suppress(FileNotFoundError):  # another gateway was faster
+                    facts = path.stat()
+                    copies.append((facts.st_mtime, facts.st_size, path))
         held = sum(size for _, size, _ in copies)
         for used_at, size, path in sorted(copies):
             old = expires_s(path.name) < wall

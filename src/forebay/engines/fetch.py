@@ -296,10 +296,13 @@ def _alone(models_dir: Path, timeout_s: float) -> Iterator[None]:
 
 
 def _size(folder: Path) -> int:
+    """Bytes below ``folder``, whose files and folders the client moves and removes meanwhile:
+    what is gone when it is looked at counts as nothing (`rglob` would raise)."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # the client moves its own files meanwhile
-            total += path.stat().st_size if path.is_file() else 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
     return total
 
 

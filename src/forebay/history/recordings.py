@@ -173,7 +173,12 @@ class Recordings:
     def used_bytes(self) -> int:
         if not self.folder.is_dir():
             return 0
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        total = 0
+        for place, _, names in os.walk(self.folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # removed or moved meanwhile
+                    total += os.stat(os.path.join(place, name)).st_size
+        return total
 
 
 def _write(file: int, data: bytes) -> None:

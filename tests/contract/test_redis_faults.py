@@ -24,6 +24,7 @@ from forebay.broker.redis_checks import prepare
 from forebay.broker.redis_worker import RedisWorker
 from forebay.config.load import load
 from forebay.core.admission import JobLimits
+from forebay.core.audio_quota import AudioLimits
 from forebay.core.events import OutputEvent, Prompt, Text
 from forebay.core.spec import PipeSpec, WorkerInfo
 from forebay.errors import (
@@ -34,6 +35,7 @@ from forebay.errors import (
     StateLost,
     StoreDown,
 )
+from forebay.gateway.audio_door import AudioDoor
 from forebay.gateway.hub import Hub
 from forebay.gateway.pipes import adopting, carry
 from forebay.lab.redis_server import PrivateRedis
@@ -313,6 +315,44 @@ async def test_a_tenants_quota_holds_over_gateways(site: Site) -> None:
     await two.submit(speech_spec("b"), [Text(text="x", unit=0)])
     with pytest.raises(QuotaExceeded):
         await two.submit(speech_spec("c"), [Text(text="x", unit=0)])
+
+
+async def test_a_tenants_hour_of_audio_is_one_for_all_gateways(site: Site) -> None:
+    one, two = await site.gateway("g1"), await site.gateway("g2")
+    await site.worker("w1")
+    await one.submit(speech_spec("a"), [Text(text="x", unit=0)])
+    limits = AudioLimits(tenant_s=10.0)
+    tasks: list[asyncio.Task[None]] = []
+    doors = [
+        AudioDoor(
+            limits, time.monotonic, (b.audio, lambda work: tasks.append(asyncio.create_task(work)))
+        )
+        for b in (one, two)
+    ]
+    await doors[1].admit("t")
+    doors[0].ledger.open("a", "t")
+    for total_s in (2.0, 6.0, 10.0):
+        doors[0].count("a", total_s)  # what comes while the book is asked goes along next time
+    assert len(tasks) == 1
+    await asyncio.gather(*tasks)
+    with pytest.raises(QuotaExceeded) as refused:
+        await doors[1].admit("t")
+    assert refused.value.retry_after_s is not None and refused.value.retry_after_s > 3000
+    with pytest.raises(QuotaExceeded):
+        await doors[1].allowance("t")
+    await doors[1].admit("another")
+    os.kill(site.server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreDown):
+            await doors[1].admit("t")
+        doors[0].count("a", 11.0)
+        await asyncio.sleep(1.2)
+    finally:
+        os.kill(site.server.pid, signal.SIGCONT)
+    await until(lambda: not doors[0].ledger.unsaid("t"))
+    await asyncio.gather(*tasks)
+    await eventually(lambda: two.audio("t", {}))
+    assert sum(seconds for _, seconds in await two.audio("t", {})) == 11.0
 
 
 # --------------------------------------------------------------------------------- failover

@@ -35,6 +35,7 @@ import msgspec
 
 from forebay.broker.affinity import Control, What
 from forebay.broker.rooms import GonePush, PreviewPush
+from forebay.core.audio_quota import Slots
 from forebay.core.events import Consumed, Ended, InputItem, OutputEvent
 from forebay.core.spec import (
     JobSpec,
@@ -49,6 +50,7 @@ from forebay.core.spec import (
 )
 
 __all__ = [
+    "HOLD_S",
     "Assign",
     "Attachment",
     "CancelJob",
@@ -188,6 +190,9 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True, tag_field="p", tag="drain
 
     limit_s: float
 
+
+HOLD_S = 0.02
+"""The most that `WorkerBroker.hold` may delay what a busy worker is told, cancels included."""
 
 WorkerPush = Assign | InputPush | Delivered | Credit | CancelJob | LeaseLost | Drain | Control
 WorkerSink = Callable[[WorkerPush], None]
@@ -331,6 +336,11 @@ class GatewayBroker(Protocol):
     async def retry(self, job: str) -> JobView:
         """Put a dead or failed job's input into the queue again, as a new job."""
 
+    async def audio(self, tenant: str, totals: Mapping[str, float]) -> Slots:
+        """Count ``tenant``'s audio: each job of ``totals`` has brought so many seconds in all,
+        at whatever gateway; less than is known is no news, so saying it twice counts once.
+        Returns what came within the hour, from all gateways."""
+
     def pools(self) -> list[PoolView]:
         """What serves now, from memory: cheap, for every request."""
 
@@ -384,6 +394,11 @@ class WorkerBroker(Protocol):
     def keeps(self, affinity: str, *, held: bool) -> None:
         """Something lives on for ``affinity`` (``held``), or does not any more: its credit is
         back then. Leasing a cell implies it; a new connection says again what is held."""
+
+    def hold(self, held: bool) -> None:
+        """The worker has no slot free (``held``), or has one again: what comes meanwhile may
+        be delivered up to `HOLD_S` later, so that it costs no wake-up of its own. Nothing is
+        held back from a worker that could begin with it."""
 
     def beat(self, worker: str, load: Mapping[str, Any]) -> None:
         """Still alive. Safe to call from a thread of its own."""

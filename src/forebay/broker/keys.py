@@ -16,6 +16,7 @@ SUFFIX = {
     "job": "j:",  # hash: its record; goes with its window after the end
     "inp": "inp:",  # stream: input, ids <offset>-<attachment>, trimmed behind consumed
     "out": "out:",  # stream: output, ids <offset>-<attempt>, trimmed by the kind's window
+    "shown": "sh:",  # hash: offset -> output that its line's next may replace, or might have
     "said": "said:",  # string: text said so far, for attempts that go on after it
     "readers": "wat:",  # hash: gateway -> read attachments
     "blobs": "bl:",  # set: files named by its input and output
@@ -59,6 +60,7 @@ SUFFIX = {
     "awaited": "awaited",  # set: who has yet to compare its cursors after a failover
     "names": "names",  # hash: tenant, dialect, client's word -> job
     "tenants": "tenants",  # hash: tenant -> live jobs
+    "audio": "aud:",  # hash of a tenant: minute -> milliseconds of audio that came in it
     "jobs": "jobs",  # zset: every job by age
     "dead": "dead",  # zset: dead letters by age
     "letter": "dl:",  # hash: a dead letter

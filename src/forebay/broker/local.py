@@ -39,6 +39,7 @@ from forebay.broker.local_rooms import LocalRooms
 from forebay.broker.local_state import Entry, PipeRecord
 from forebay.broker.local_workers import WorkerSide
 from forebay.broker.timers import CallLater, loop_call_later
+from forebay.core.audio_quota import AudioBook, Slots
 from forebay.core.events import Consumed, Ended, InputItem, OutputEvent, blobs_of
 from forebay.core.job import remaining_input
 from forebay.core.room import is_room
@@ -99,6 +100,7 @@ class LocalBroker:
         )
         self._workers = WorkerSide(core)
         self._intake = Intake(core)
+        self._book = AudioBook()
         self._closed = False
         if journal is not None:
             restore(core, journal)
@@ -343,6 +345,9 @@ class LocalBroker:
         if failed is not None:  # its input's blobs are the new job's now
             failed.blobs.difference_update(*map(blobs_of, items))
         return view
+
+    async def audio(self, tenant: str, totals: Mapping[str, float]) -> Slots:
+        return self._book.count(tenant, totals, self._core.clock())
 
     def pools(self) -> list[PoolView]:
         now = self._core.clock()

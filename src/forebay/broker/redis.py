@@ -45,6 +45,7 @@ from forebay.broker.redis_wire import (
     words_of,
 )
 from forebay.core.admission import JobFacts, refuse_job
+from forebay.core.audio_quota import Slots
 from forebay.core.events import Ended, InputItem, OutputEvent, blobs_of
 from forebay.core.job import remaining_input
 from forebay.core.kinds import Kind, Row
@@ -550,6 +551,12 @@ class RedisBroker:
         return [state.spec() for state in _pipes(answer)]
 
     # ----------------------------------------------------------------------- looking
+
+    async def audio(self, tenant: str, totals: Mapping[str, float]) -> Slots:
+        whole = {job: round(1000 * total_s) for job, total_s in totals.items()}
+        request = {"tenant": tenant, "totals": whole}
+        slots = await self._store.call("audio", request, again=True)
+        return [(age / 1000, ms / 1000) for age, ms in zip(slots[::2], slots[1::2], strict=True)]
 
     def pools(self) -> list[PoolView]:
         return self._picture.pools()

@@ -60,8 +60,8 @@ SESSION_AUDIO_S = declare.number(
 )
 TENANT_AUDIO_S = declare.maybe_number(
     "recognition.tenant_audio_s_per_hour",
-    "Audio of one tenant within any hour, through one gateway; past it 429 with the time to "
-    "wait. Not on loopback. Unset: no such quota.",
+    "Audio of one tenant within any hour, through all gateways of one broker; past it 429 with "
+    "the time to wait. Not on loopback. Unset: no such quota.",
     unit="s",
     low=1,
     high=1_000_000_000,

@@ -71,7 +71,7 @@ async def submit(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     """``POST /api/v1/asr/submit``. What cannot be taken is refused before the body is read."""
     scribe, tenant = scribe_of(ctx), scope["forebay.tenant"]
     ask_gate(ctx, Kind.RECOGNITION)
-    _allowance(scope, ctx)
+    await _allowance(scope, ctx)
     upload = await _upload(scope, receive)
     if upload is None:
         return
@@ -89,10 +89,10 @@ async def submit(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     await _start(scope, send, ctx, replace(task, audio_path=name), upload.data)
 
 
-def _allowance(scope: Scope, ctx: GatewayContext) -> Mapping[str, Any]:
+async def _allowance(scope: Scope, ctx: GatewayContext) -> Mapping[str, Any]:
     """How long the file may be. Raises `QuotaExceeded`."""
     limited = ctx.auth.limits(port_of(scope))
-    return ctx.audio.allowance(scope["forebay.tenant"]) if limited else {}
+    return await ctx.audio.allowance(scope["forebay.tenant"]) if limited else {}
 
 
 async def _upload(scope: Scope, receive: Receive) -> Upload | None:
@@ -141,7 +141,7 @@ async def _start(
         id=task.job,
         kind=Kind.RECOGNITION,
         pool=ctx.pool(Kind.RECOGNITION),
-        params={"language": task.language, **_allowance(scope, ctx)},
+        params={"language": task.language, **await _allowance(scope, ctx)},
         tenant=task.tenant,
         dialect=DIALECT,
         name=task.id,

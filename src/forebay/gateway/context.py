@@ -154,7 +154,8 @@ class GatewayContext:
     """Quotas of audio."""
 
     def __post_init__(self) -> None:
-        self.audio = AudioDoor(self.recognition.audio, self.clock)
+        book = (self.broker.audio, self.hub.spawn)
+        self.audio = AudioDoor(self.recognition.audio, self.clock, book)
         if self.scribe is not None:
             self.scribe.on_ended = self.audio.ended
 

@@ -315,7 +315,7 @@ class Hold:
 
     async def _submit(self, effect: Submit) -> Fact:
         if self._meter is not None:
-            self._meter.admit()
+            await self._meter.admit()
         spec = self._ctx.spec(
             self._dialect.kind,
             effect.params,

@@ -105,7 +105,7 @@ async def transcriptions(scope: Scope, receive: Receive, send: Send, ctx: Gatewa
     limited = ctx.auth.limits(port_of(scope))
     try:
         if limited:
-            ctx.audio.admit(tenant)
+            await ctx.audio.admit(tenant)
         body = await read_body(receive, FORM_BYTES)
         if body is None:
             return
@@ -115,7 +115,8 @@ async def transcriptions(scope: Scope, receive: Receive, send: Send, ctx: Gatewa
         else:
             call = await asyncio.to_thread(_parse, content_type, body)
         if limited:
-            call = replace(call, params={**call.params, **ctx.audio.allowance(tenant)})
+            left = await ctx.audio.allowance(tenant)
+            call = replace(call, params={**call.params, **left})
     except ForebayError as error:
         await refuse(send, error, request_id(scope))
         return

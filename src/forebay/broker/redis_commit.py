@@ -22,6 +22,7 @@ from forebay.core.events import (
     blobs_of,
     faded,
     marks,
+    rewrites,
     size_of,
 )
 from forebay.core.kinds import Row
@@ -63,6 +64,7 @@ class Batch:
         self._next = 0
         self._sizes: list[int] = []
         self._faded_sizes: list[int] = []
+        self._lines: list[str] = []
         self._flags = 0
         self._said: list[str] = []
         self._blobs: list[bytes] = []
@@ -104,14 +106,16 @@ class Batch:
         self._samples = self.held.marks.get("samples", 0)
 
     def _event(self, event: OutputEvent, size: int) -> None:
-        held, old, old_size = self.held, b"", size
+        held, old, old_size, line = self.held, b"", size, ""
         tag = tag_of(event)
         held.counts[tag] = max(event.n, held.counts.get(tag, 0))
         for name, value in marks(event).items():
             held.marks[name] = max(value, held.marks.get(name, 0))
         if tag == held.row.replaceable:
-            ghost = faded(event)
-            old, old_size = encode(ghost), size_of(ghost)
+            line, gives_way = _line_of(event)
+            if gives_way:
+                ghost = faded(event)
+                old, old_size = encode(ghost), size_of(ghost)
         elif isinstance(event, ToolCalls):
             self._flags |= TOOLS
         elif isinstance(event, Usage):
@@ -123,6 +127,7 @@ class Batch:
         self._files += blobs_of(event)
         self._sizes.append(size)
         self._faded_sizes.append(old_size)
+        self._lines.append(line)
         self._blobs += (encode(event), encode(held.marks), old)
 
     def request(self) -> list[Any]:
@@ -141,7 +146,18 @@ class Batch:
             self._faded_sizes if held.row.replaceable else [],
             self._ended,
             self._files,
+            self._lines if any(self._lines) else [],
         ]
 
     def blobs(self) -> list[bytes | str]:
         return [encode(self._counts), "".join(self._said), *self._blobs]
+
+
+def _line_of(event: OutputEvent) -> tuple[str, bool]:
+    """What the store is told of a replaceable event's line (`F.line`; empty where all events
+    of the type replace each other), and whether it may have to give way."""
+    found = rewrites(event)
+    if found is None:
+        return "", False
+    line, replaces, gives_way = found
+    return (f"{replaces:d}{gives_way:d}{line}" if line else ""), gives_way

@@ -85,7 +85,7 @@ local function boot()
   -- cost a third of what a field each would.
   JOB_HOT, IS_HOT = words([[phase worker attempt pool epoch watch head first obytes delivered c0
     c1 c2 c3 ihead icum tcum dcum ifirst exposed strikes model run acc span wbytes keepund fm
-    repoff repx rec over catching counts marks]])
+    repoff repx rec over catching counts marks shown]])
   JOB_COLD, IS_COLD = words([[last dmarks wg sub readers feeds feeders member score code msg aff
     iend seq units tools answered waiting leased started created ended num base cpos det charged
     lmodel lmedia prefix told toldeta whole detach beside]])

@@ -164,13 +164,22 @@ function F.trim(job, total)
         break
       end
       drop = drop + 1
-      bump(job, 'obytes', -tonumber(fields[4]))
+      bump(job, 'obytes', -tonumber(fields[4]) - F.unshow(job, drop))
     end
   end
   if drop >= job.first then
     put(job, 'first', drop + 1)
     call('XTRIM', out, 'MINID', '=', (drop + 1) .. '-0')
   end
+end
+
+-- Forget what is shown at `offset` in place of the stream's entry; how many bytes it was more.
+function F.unshow(job, offset)
+  if offset > job.shown then return 0 end
+  local key = at('shown', job.id)
+  local more = tonumber(call('HGET', key, 'x:' .. offset) or 0)
+  call('HDEL', key, offset, 'x:' .. offset)
+  return more
 end
 
 function F.over_bytes(job)
@@ -301,9 +310,9 @@ end
 
 function F.restart(job)
   F.new_output(job)
-  call('DEL', at('said', job.id))
+  call('DEL', at('said', job.id), at('shown', job.id))
   for _, field in ipairs({'head', 'obytes', 'c0', 'c1', 'c2', 'c3', 'answered', 'tools', 'fm',
-      'repoff', 'repx', 'delivered'}) do
+      'repoff', 'repx', 'shown', 'delivered'}) do
     put(job, field, 0)
   end
   put(job, 'first', 1)
@@ -385,7 +394,7 @@ function F.over(job, ended)
   F.room(job)
   F.due('f:' .. job.id, NOW + st.after)
   -- Should no gateway be left to forget it: the keys go by themselves.
-  for _, name in ipairs({'job', 'inp', 'out', 'said', 'readers', 'blobs'}) do
+  for _, name in ipairs({'job', 'inp', 'out', 'said', 'readers', 'blobs', 'shown'}) do
     call('PEXPIRE', at(name, job.id), st.after + 3600000)
   end
   F.end_pipes(job, ended.state == 'cancelled')
@@ -453,7 +462,7 @@ function F.forget(job)
   F.meta('used', -floor(job.acc))
   call('ZREM', at('jobs'), job.id)
   call('DEL', at('inp', job.id), at('out', job.id), at('said', job.id), at('readers', job.id),
-    at('feeders', job.id), at('feeds', job.id))
+    at('feeders', job.id), at('feeds', job.id), at('shown', job.id))
   F.drop_record(job)
   POOLS.jobs[job.id] = false
 end

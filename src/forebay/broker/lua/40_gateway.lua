@@ -320,6 +320,9 @@ function F.after(job, offset, limit)
       events[index] = entry[2][2]
       offset = offset + 1
       if offset == job.repoff then events[index] = call('HGET', job._key, 'rep') end
+      if offset <= job.shown then
+        events[index] = call('HGET', at('shown', job.id), offset) or events[index]
+      end
     end
     if #page == 0 then die('state_lost', 'the output of job ' .. job.id .. ' is gone') end
   end

@@ -262,7 +262,7 @@ end
 
 -- All commits of one turn of a worker's loop: req is a list of them.
 -- Each: worker, job, attempt, first offset, consumed (4), model seconds, sizes, window counter,
--- flags (1 tools, 2 usage), faded sizes, terminal event or false.
+-- flags (1 tools, 2 usage), faded sizes, terminal event or false, files, lines (see `F.line`).
 -- args for each: counts, said, then event, marks and faded event for each event.
 -- Answers for each: 1 stored, 0 had been, -1 fenced, -2 a gap, -3 consumed what is not there,
 -- -4 the stream is gone.
@@ -320,7 +320,12 @@ function F.record(job, req, args, at_, count)
     push[index] = blob
     head = head + 1
     bytes = bytes + size
-    if faded ~= '' then
+    local line = req[13] and req[13][index] or ''
+    if line ~= '' then
+      local freed
+      blob, size, freed = F.line(job, line, head, {blob, size}, {faded, req[10][index]})
+      bytes = bytes - freed
+    elseif faded ~= '' then
       bytes = bytes - job.repx
       call('HSET', job._key, 'rep', blob)
       put(job, 'repoff', head)
@@ -346,6 +351,23 @@ function F.record(job, req, args, at_, count)
   end
   F.push_output(job, push)
   return true
+end
+
+-- A line of a cell's output, of which only some give way. `how`: 1 where it replaces the one
+-- before it on its line, 1 where the next may replace it, and the line. `whole` and `faded` are
+-- an event and its size. What goes into the stream never changes: of one that may be replaced
+-- that is the faded one. Returns it, its size, and the bytes that are not there any more.
+function F.line(job, how, offset, whole, faded)
+  local key, line, freed = at('shown', job.id), 'o:' .. how:sub(3), 0
+  local before = job.shown > 0 and call('HGET', key, line)
+  if before then
+    call('HDEL', key, line)
+    if how:sub(1, 1) == '1' then freed = F.unshow(job, tonumber(before)) end
+  end
+  if how:sub(2, 2) ~= '1' then return whole[1], whole[2], freed end
+  call('HSET', key, line, offset, offset, whole[1], 'x:' .. offset, whole[2] - faded[2])
+  put(job, 'shown', offset)
+  return faded[1], faded[2], freed
 end
 
 function API.park(req)

@@ -12,9 +12,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+
+from forebay.config.service_files import STOP_GRACE_S
+from forebay.config.table import DRAIN_S
+from forebay.gateway.endpoints import routes
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -152,6 +157,56 @@ def test_systemd_takes_its_units(unit, tmp_path):
 
 
 CHART = DEPLOY / "helm/forebay"
+STOP_S = int(DRAIN_S.default) + STOP_GRACE_S
+PROXIES = ("compose/nginx/forebay.conf", "proxy/nginx-gateways.conf", "nginx_streaming.conf")
+
+
+def chart(*changes: str) -> list[dict[str, Any]]:
+    """What the chart makes with ``changes``."""
+    words = [word for change in changes for word in ("--set", change)]
+    made = passes(tool("helm"), "template", "forebay", CHART, *words)
+    return [item for item in yaml.safe_load_all(made) if item]
+
+
+def test_whatever_stops_forebay_gives_it_the_same_time():
+    composed = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
+    ours = {name: s for name, s in composed["services"].items() if "forebay" in s.get("image", "")}
+    assert len(ours) >= 4
+    assert {service["stop_grace_period"] for service in ours.values()} == {f"{STOP_S}s"}
+    for unit in DEPLOY.glob("systemd/*.service"):
+        assert f"\nTimeoutStopSec={STOP_S}\n" in unit.read_text(), unit.name
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert values["gateway"]["drainSeconds"] == DRAIN_S.default
+    assert values["stopGraceSeconds"] == STOP_GRACE_S
+
+
+@pytest.mark.parametrize("drain_s", [30, 300])
+def test_a_pods_time_to_stop_follows_its_drain(drain_s):
+    pods = [
+        item for item in chart(f"gateway.drainSeconds={drain_s}") if item["kind"] == "Deployment"
+    ]
+    times = {pod["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] for pod in pods}
+    assert len(pods) == 5 and times == {drain_s + STOP_GRACE_S}
+    (gateway,) = [pod for pod in pods if pod["metadata"]["name"].endswith("-gateway")]
+    env = gateway["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "FOREBAY_SERVER_DRAIN_S", "value": str(drain_s)} in env
+
+
+def test_no_proxy_refuses_what_forebay_takes_nor_cuts_what_it_streams():
+    """A path's own limit is up to 1 GiB (a batch of photos); a proxy with one number for all
+    would refuse what is allowed or allow what is refused."""
+    assert max(route.body_bytes or 0 for route in routes()) > 1000 * 1024 * 1024
+    for file in PROXIES:
+        text = (DEPLOY / file).read_text()
+        assert set(re.findall(r"client_max_body_size (\S+);", text)) == {"0"}, file
+        assert set(re.findall(r"proxy_(?:read|send)_timeout (\S+);", text)) == {"3600s"}, file
+        assert set(re.findall(r"proxy_(?:request_)?buffering (\S+);", text)) == {"off"}, file
+    assert "max_size" not in (DEPLOY / "proxy/Caddyfile").read_text()
+    (ingress,) = [item for item in chart("ingress.enabled=true") if item["kind"] == "Ingress"]
+    notes = {k.rpartition("/")[2]: v for k, v in ingress["metadata"]["annotations"].items()}
+    assert notes["proxy-body-size"] == "0"
+    assert notes["proxy-read-timeout"] == notes["proxy-send-timeout"] == "3600"
+    assert notes["proxy-buffering"] == notes["proxy-request-buffering"] == "off"
 
 
 def test_the_chart_is_sound():

@@ -120,3 +120,31 @@ async def test_the_speak_page_fits_its_screen(speaking, server, width, height):
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
         box = await page.locator(".recorder").bounding_box()
         assert box is not None and box["x"] + box["width"] <= width
+
+
+async def test_the_lag_to_the_last_display_is_shown_and_saved(speaking, server):
+    page = await opened(speaking, server, "lagging")
+    await expect(page.locator("#sync-state")).to_contain_text("room: ok", timeout=LIMIT_MS)
+    displays = []
+    for _ in range(2):
+        context = await speaking.new_context()
+        display = await context.new_page()
+        await display.goto(f"{server.http}/display?room=lagging")
+        await expect(display.locator("#link")).to_have_attribute(
+            "data-state", "live", timeout=LIMIT_MS
+        )
+        displays.append(display)
+    # As the microphone does: a final shows here and goes to the room.
+    await page.click("#record")
+    await expect(page.locator("#shown")).to_contain_text("2 of 2 displays", timeout=LIMIT_MS)
+    await expect(page.locator("#shown")).to_contain_text("ms · p50")
+    await page.click("#enough")
+    async with page.expect_download() as saving:
+        await page.click("#export")
+    path = await (await saving.value).path()
+    found = json.loads(await asyncio.to_thread(path.read_text))
+    first = found["shown"][0]
+    assert first["seq"] == 1 and first["displays"] == first["of"] == 2
+    assert first["ms"] > 0
+    for display in displays:
+        await expect(display.locator(".line").first).to_be_visible(timeout=LIMIT_MS)

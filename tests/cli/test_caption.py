@@ -88,6 +88,6 @@ def test_lags_are_counted_for_captions_that_came_back():
     lags = Lags()
     assert lags.words() == "-"
     lags.said(1, 10.0)
-    lags.shown(1, 10.04)
-    lags.shown(2, 11.0)
+    lags.came(1, 10.04)
+    lags.came(2, 11.0)
     assert lags.words().startswith("last 40 ms")

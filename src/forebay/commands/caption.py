@@ -13,7 +13,7 @@ import json
 import time
 import wave
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,30 +67,61 @@ class CaptionOptions:
 
 
 @dataclass(slots=True)
-class Lags:
-    """Seconds from a local final to the same caption on a display of the room."""
+class OnDisplays:
+    """How many of the displays that can tell have shown it, and when the last one did."""
 
-    waiting: dict[int, float] = field(default_factory=dict)
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT_LAGS))
+    displays: int = 0
+    of: int = 0
+    lag_s: float | None = None
+
+
+@dataclass(slots=True)
+class Lags:
+    """Seconds from a local final to the same caption back here, and on the last display."""
+
+    since: dict[int, float] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+    displays: dict[int, OnDisplays] = field(default_factory=dict)
 
     def said(self, seq: int, now: float) -> None:
-        self.waiting[seq] = now
-        while len(self.waiting) > KEPT_LAGS:
-            del self.waiting[next(iter(self.waiting))]
+        for kept in (self.since, self.seconds, self.displays):
+            while len(kept) >= KEPT_LAGS:
+                del kept[next(iter(kept))]
+        self.since[seq] = now
 
-    def shown(self, seq: int, now: float) -> None:
-        since = self.waiting.pop(seq, None)
-        if since is not None:
-            self.seconds.append(now - since)
+    def came(self, seq: int, now: float) -> None:
+        """It came back to us, as to any reader of the room."""
+        if seq in self.since and seq not in self.seconds:
+            self.seconds[seq] = now - self.since[seq]
+
+    def shown(self, news: Mapping[str, Any], now: float) -> None:
+        """It stands on the displays of one gateway."""
+        since = self.since.get(int(news["seq"]))
+        if since is None:
+            return
+        one = self.displays.setdefault(int(news["seq"]), OnDisplays())
+        one.displays += int(news["displays"])
+        one.of += int(news["of"])
+        if news["displays"]:
+            one.lag_s = max(one.lag_s or 0.0, now - since - news["ago_ms"] / 1000)
 
     def words(self) -> str:
-        if not self.seconds:
-            return "-"
-        worst = percentile(self.seconds, 99)
-        return (
-            f"last {self.seconds[-1] * 1000:.0f} ms, p50 {percentile(self.seconds, 50) * 1000:.0f},"
-            f" p99 {worst * 1000:.0f}"
-        )
+        return _spread(list(self.seconds.values()))
+
+    def shown_words(self) -> str:
+        """The slowest display, and how many there were for the newest caption."""
+        if not self.displays:
+            return "no display tells"
+        newest = next(reversed(self.displays.values()))
+        said = _spread([one.lag_s for one in self.displays.values() if one.lag_s is not None])
+        return f"{said} ({newest.displays} of {newest.of} displays)"
+
+
+def _spread(seconds: list[float]) -> str:
+    if not seconds:
+        return "-"
+    p50, p99 = percentile(seconds, 50) * 1000, percentile(seconds, 99) * 1000
+    return f"last {seconds[-1] * 1000:.0f} ms, p50 {p50:.0f}, p99 {p99:.0f}"
 
 
 # ----------------------------------------------------------------------------- sound
@@ -180,7 +211,8 @@ class _Screen:
                 ("● ", style), (word, style), f"  {status.reason}\n" if status.reason else "\n",
                 f"sent {counts.sent}  queued {counts.queued}  retried {counts.retried}  "
                 f"dropped {counts.dropped}  errors {counts.errors}\n",
-                f"to a display: {self.lags.words()}",
+                f"to the room and back: {self.lags.words()}\n",
+                f"on the last display: {self.lags.shown_words()}",
             )  # fmt: skip
         return Group(Panel(text, title=where, title_align="left"), below)
 
@@ -188,7 +220,7 @@ class _Screen:
 async def _watch(options: CaptionOptions, client_id: str, lags: Lags) -> None:
     """A display of our own, for as long as we speak."""
     headers = {"Authorization": f"Bearer {options.key}"} if options.key else {}
-    query = {"room": options.room, "passphrase": options.passphrase, "history": "0"}
+    query = {"room": options.room, "passphrase": options.passphrase, "history": "0", "shown": "1"}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
         while True:
@@ -197,8 +229,12 @@ async def _watch(options: CaptionOptions, client_id: str, lags: Lags) -> None:
                     async for line in answer.content:
                         if line.startswith(b"data: {"):
                             said = json.loads(line[6:])
-                            if said.get("client_id") == client_id and said.get("seq"):
-                                lags.shown(int(said["seq"]), time.monotonic())
+                            if said.get("client_id") != client_id or not said.get("seq"):
+                                continue
+                            if "displays" in said:
+                                lags.shown(said, time.monotonic())
+                            else:
+                                lags.came(int(said["seq"]), time.monotonic())
             await asyncio.sleep(1)
 
 
@@ -280,7 +316,8 @@ def main(options: CaptionOptions) -> int:
     if options.export is not None:
         found = {
             "counters": None if counters is None else asdict(counters),
-            "lag_s": list(lags.seconds),
+            "lag_s": list(lags.seconds.values()),
+            "shown": [{"seq": seq, **asdict(one)} for seq, one in lags.displays.items()],
             "room": options.room,
         }
         options.export.write_text(json.dumps(found, indent=2), encoding="utf-8")

@@ -16,6 +16,7 @@ import msgspec
 
 from forebay.core.events import Caption
 from forebay.core.room import RoomAnswer, RoomItem, valid_room
+from forebay.core.shown import Shown
 from forebay.errors import BadRequest, ForebayError, TooLarge
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "parse_message",
     "room_name",
     "shown",
+    "shown_event",
     "shown_json",
 ]
 
@@ -316,6 +318,11 @@ def shown(caption: Caption) -> dict[str, Any]:
 
 
 shown_json = msgspec.json.Encoder().encode
+
+
+def shown_event(news: Shown) -> str:
+    """That a caption stands on displays, among server-sent captions."""
+    return f"event: shown\ndata: {shown_json(news.body()).decode()}\n\n"
 
 
 def caption_of(event: Any) -> Caption | None:

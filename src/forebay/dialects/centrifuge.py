@@ -22,6 +22,7 @@ import msgspec
 
 from forebay.core.events import Caption
 from forebay.core.room import Member
+from forebay.core.shown import REPORTS, Shown
 from forebay.dialects.captions import shown
 from forebay.errors import (
     BadRequest,
@@ -52,7 +53,9 @@ __all__ = [
     "publication",
     "pushed",
     "reply",
+    "reports",
     "resubscribe",
+    "shown_push",
     "subscribed",
 ]
 
@@ -185,12 +188,20 @@ def connected(command: Command, *, client: str, version: str, ping_s: float) -> 
 
 
 def subscribed(
-    command: Command, *, epoch: str, offset: int, recovered: bool, was_recovering: bool
+    command: Command,
+    *,
+    epoch: str,
+    offset: int,
+    recovered: bool,
+    was_recovering: bool,
+    shows: bool = False,
 ) -> str:
-    """``offset``: the position from which publications follow."""
+    """``offset``: the position from which publications follow. ``shows``: this display is
+    asked to tell what it shows."""
     return reply(
         command,
         {
+            **({"data": {"shows": True}} if shows else {}),
             "recoverable": True,
             "positioned": True,
             "epoch": epoch,
@@ -211,6 +222,30 @@ def publication(caption: Caption) -> dict[str, Any]:
 def pushed(channel: str, caption: Caption) -> str:
     """One caption or preview as every reader of the channel gets it."""
     return _encode({"push": {"channel": channel, "pub": publication(caption)}}).decode()
+
+
+def shown_push(channel: str, news: Shown) -> str:
+    """That a caption stands on displays, for who speaks."""
+    message = {"data": {"shown": news.body()}}
+    return _encode({"push": {"channel": channel, "message": message}}).decode()
+
+
+def reports(said: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """What a display tells: (offset, seconds since all up to it has stood there). Raises
+    `BadRequest`."""
+    found = said.get("at")
+    if not isinstance(found, list) or len(found) > REPORTS:
+        raise BadRequest(f"at is no list of at most {REPORTS}")
+    told = []
+    for pair in found:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_count, pair))):
+            raise BadRequest("at holds something else than pairs of offset and milliseconds")
+        told.append((int(pair[0]), pair[1] / 1000))
+    return told
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def resubscribe(channel: str) -> str:

@@ -29,6 +29,7 @@ from forebay.dialects.captions import (
     parse_post,
     room_name,
     shown,
+    shown_event,
     shown_json,
 )
 from forebay.dialects.captions_export import EXPORTS, export
@@ -216,7 +217,7 @@ class _SseFace:
 
 async def stream(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
     """``GET /api/stream?room=R``: what the room keeps and what comes, resumed by
-    ``Last-Event-ID`` or ``after``."""
+    ``Last-Event-ID`` or ``after``. ``shown=1``: news of displays too."""
     await _stream(scope, receive, send, ctx, await _asked(scope, ctx))
 
 
@@ -236,7 +237,7 @@ async def _stream(
         watch = asyncio.create_task(_until_gone(receive, reading.over))
         stack.push_async_callback(_stopped, watch)
         wire.send(": here\n\n")
-        reading.begin(wire)
+        reading.begin(wire, asked.query.get("shown") == "1")
         while not await reading.ended(KEEPALIVE_S):
             if wire.backlog() <= LOW_WATER_BYTES:
                 wire.send(KEEP_ALIVE)
@@ -251,12 +252,13 @@ class _Reading:
         self._rooms, self._place = rooms, place
         self._seat: Seat | None = None
 
-    def begin(self, wire: Wire) -> None:
+    def begin(self, wire: Wire, shown: bool) -> None:
         self._seat = Seat(
             wire,
             _SseFace(self._place.epoch),
             on_slow=lambda offset: self.over.set(),
             on_lost=lambda error: self.over.set(),
+            on_shown=(lambda news: wire.send(shown_event(news))) if shown else None,
         )
         self._place.crowd.sit(self._seat, self._place.after)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import structlog
 
 from forebay.core.events import Caption
 from forebay.core.room import Member, room_id
+from forebay.core.shown import Shown
 from forebay.dialects import centrifuge
 from forebay.dialects.captions import parse_fields, room_name
 from forebay.dialects.centrifuge import PING, SHUTDOWN, SLOW, STALE, Command, commands
@@ -56,6 +58,7 @@ class _Subscription:
     name: str
     place: Place
     seat: Seat | None = None
+    shows: bool = False  # it is asked to tell what it shows
 
 
 class _Client:
@@ -113,6 +116,8 @@ class _Client:
             case "unsubscribe":
                 await self._unsubscribe(command)
                 return centrifuge.reply(command)
+            case "send" if isinstance(command.fields().get("shown"), dict):
+                return self._shown(command)
             case "publish" | "send":
                 return await self._publish(command)
             case "presence" | "presence_stats":
@@ -132,7 +137,7 @@ class _Client:
         if self._timer is not None:
             self._timer.cancel()
         for sub in self._subs.values():
-            self._rooms.leave(sub.place, sub.seat)
+            self._stand_up(sub)
         subs, self._subs = self._subs, {}
         for sub in subs.values():
             await self._rooms.part(sub.tenant, sub.name, self._id)
@@ -200,6 +205,8 @@ class _Client:
         user = str(data.get("user") or self._data.get("user") or "")[:64]
         role = str(data.get("role") or "display")[:16]
         await self._rooms.join(tenant, name, Member(id=self._id, user=user, role=role))
+        if data.get("shows") is True:
+            sub.shows = self._rooms.showing.come(place.crowd.room, self._id)
         # From here on nothing is awaited: what follows the position comes after the answer.
         after = place.after if position is not None or oldest else place.crowd.head
         self._wire.send(
@@ -209,6 +216,7 @@ class _Client:
                 offset=after,
                 recovered=place.recovered and position is not None,
                 was_recovering=position is not None,
+                shows=sub.shows,
             )
         )
         sub.seat = Seat(
@@ -217,6 +225,7 @@ class _Client:
             on_slow=lambda offset: self._wire.close(SLOW, f"slow at offset {offset}"),
             on_lost=lambda error: self._lost(channel),
             previews=data.get("previews") is not False,
+            on_shown=self._on_shown(channel) if data.get("shown") is True else None,
         )
         place.crowd.sit(sub.seat, after)
 
@@ -224,13 +233,31 @@ class _Client:
         """The room is gone or begun anew: the client subscribes again by itself."""
         sub = self._subs.pop(channel, None)
         if sub is not None:
-            self._rooms.leave(sub.place, None)
+            sub.seat = None
+            self._stand_up(sub)
             self._wire.send(centrifuge.resubscribe(channel))
+
+    def _stand_up(self, sub: _Subscription) -> None:
+        self._rooms.leave(sub.place, sub.seat)
+        if sub.shows:
+            self._rooms.showing.go(sub.place.crowd.room, self._id)
+
+    def _on_shown(self, channel: str) -> Callable[[Shown], None]:
+        return lambda news: self._wire.send(centrifuge.shown_push(channel, news))
+
+    def _shown(self, command: Command) -> str:
+        """What stands on this display. Not a word about channels it does not read."""
+        said = command.fields()["shown"]
+        sub = self._subs.get(str(said.get("channel", "")))
+        told = centrifuge.reports(said)
+        if sub is not None and sub.shows:
+            self._rooms.showing.told(sub.place.crowd.room, self._id, told)
+        return centrifuge.reply(command)
 
     async def _unsubscribe(self, command: Command) -> None:
         sub = self._subs.pop(self._channel(command), None)
         if sub is not None:
-            self._rooms.leave(sub.place, sub.seat)
+            self._stand_up(sub)
             await self._rooms.part(sub.tenant, sub.name, self._id)
 
     async def _publish(self, command: Command) -> str:

@@ -23,6 +23,7 @@ from forebay.broker import GatewayPush, OutputPush
 from forebay.broker.rooms import GonePush, PreviewPush, RoomBroker
 from forebay.core.events import Caption, OutputEvent
 from forebay.core.kinds import Row
+from forebay.core.shown import Shown, news
 from forebay.errors import ForebayError, StateLost
 from forebay.gateway.hub import Hub
 from forebay.gateway.reader import Reader
@@ -59,9 +60,10 @@ class Counts:
 
 class Seat:
     """One reader's place. ``on_slow(offset)``: cut it, it got this far; ``on_lost``: the room
-    cannot be read on. Both are called once, after which the seat is empty."""
+    cannot be read on. Both are called once, after which the seat is empty. ``on_shown``: told
+    when captions stand on displays; only who speaks wants that."""
 
-    __slots__ = ("face", "left", "on_lost", "on_slow", "previews", "reader", "wire")
+    __slots__ = ("face", "left", "on_lost", "on_shown", "on_slow", "previews", "reader", "wire")
 
     def __init__(
         self,
@@ -71,12 +73,14 @@ class Seat:
         on_slow: Callable[[int], None],
         on_lost: Callable[[ForebayError], None],
         previews: bool = True,
+        on_shown: Callable[[Shown], None] | None = None,
     ) -> None:
         self.wire = wire
         self.face = face
         self.on_slow = on_slow
         self.on_lost = on_lost
         self.previews = previews
+        self.on_shown = on_shown
         self.reader: Reader | None = None
         self.left = False
 
@@ -84,8 +88,17 @@ class Seat:
 class Crowd:
     """The readers of one room here. Made by `rooms.Rooms`, which watches the room for it."""
 
-    def __init__(self, hub: Hub, rooms: RoomBroker, room: str, row: Row, counts: Counts) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        rooms: RoomBroker,
+        room: str,
+        row: Row,
+        counts: Counts,
+        on_written: Callable[[str, Caption], None] | None = None,
+    ) -> None:
         self.room = room
+        self._on_written = on_written
         self.lost = False  # nothing more will come; whoever comes now needs another crowd
         self.epoch = ""
         self.head = 0
@@ -95,6 +108,7 @@ class Crowd:
         self._counts = counts
         self._live: dict[Face, dict[Seat, None]] = {}
         self._behind: set[Seat] = set()
+        self._told: dict[Seat, None] = {}  # those with an ``on_shown``
         self._known = False  # the head was told; until then pushes only say that it moved
         self._missed = False
         self._pulling = False
@@ -115,6 +129,8 @@ class Crowd:
     def sit(self, seat: Seat, after: int) -> None:
         """Read on from ``after``, which is at most the head. Nothing is written before this
         returns to the loop unless the seat is live."""
+        if seat.on_shown is not None:
+            self._told[seat] = None
         if after >= self.head:
             self._live.setdefault(seat.face, {})[seat] = None
         else:
@@ -127,6 +143,7 @@ class Crowd:
             seat.reader.close()
             seat.reader = None
         self._behind.discard(seat)
+        self._told.pop(seat, None)
         self._stand_up(seat)
 
     def _stand_up(self, seat: Seat) -> None:
@@ -212,9 +229,17 @@ class Crowd:
             if event.offset == self.head + 1:
                 if isinstance(event, Caption):
                     self._counts.delivered += self._write(event, LOW_WATER_BYTES)
+                    if self._on_written is not None:
+                        self._on_written(self.room, event)
                 self.head = event.offset
 
     def _preview(self, caption: Caption) -> None:
+        shown = news(caption)
+        if shown is not None:
+            for seat in tuple(self._told):
+                if seat.on_shown is not None and seat.wire.backlog() <= PREVIEW_BYTES:
+                    seat.on_shown(shown)
+            return
         at_head = sum(len(seats) for seats in self._live.values())
         written = self._write(caption, PREVIEW_BYTES)
         self._counts.previews += written

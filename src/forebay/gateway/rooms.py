@@ -28,6 +28,7 @@ from forebay.errors import (
 from forebay.gateway.crowd import Counts, Crowd, Seat
 from forebay.gateway.hub import Hub
 from forebay.gateway.passphrases import Passphrases
+from forebay.gateway.showing import Showing
 
 __all__ = [
     "Answer",
@@ -96,6 +97,7 @@ class Rooms:
         self.broker = broker
         self.options = options
         self.counts = Counts()
+        self.showing = Showing(hub, broker)
         self.published = 0
         self.held = 0
         self.repeats = 0
@@ -337,7 +339,7 @@ class Rooms:
             watched.stop()
             watched = None
         if watched is None:
-            crowd = Crowd(self._hub, self.broker, room, self._row, self.counts)
+            crowd = Crowd(self._hub, self.broker, room, self._row, self.counts, self.showing.wrote)
             watched = self._crowds[room] = _Watched(crowd)
             watched.stop = self._hub.listen(room, crowd.hear)
         if watched.timer is not None:

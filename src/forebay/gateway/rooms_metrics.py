@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from forebay.gateway.rooms import Rooms
+from forebay.gateway.showing import BOUNDS_S, ShownCounts
 
 __all__ = ["RoomsCollector"]
 
@@ -39,6 +45,25 @@ class RoomsCollector(Collector):
         )
         yield _counter("forebay_displays_behind", "times a reader fell behind", counts.behind)
         yield _counter("forebay_displays_cut", "readers cut as too slow", counts.cut)
+        yield _shown(rooms.showing.counts)
+        yield _counter(
+            "forebay_caption_not_shown",
+            "displays that told nothing of a caption in time",
+            rooms.showing.counts.missing,
+        )
+
+
+def _shown(counts: ShownCounts) -> Metric:
+    total, buckets = 0, []
+    for bound, count in zip([*map(str, BOUNDS_S), "+Inf"], counts.buckets, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    return HistogramMetricFamily(
+        "forebay_caption_shown_seconds",
+        "from writing a caption to readers here until the last display that tells shows it",
+        buckets=buckets,
+        sum_value=counts.sum_s,
+    )
 
 
 def _counter(name: str, text: str, value: int) -> Metric:

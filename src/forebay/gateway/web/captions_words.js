@@ -4,7 +4,7 @@ import { WORDS } from "./words.js";
 Object.assign(WORDS.en, {
   spkTitle: "Speak into a room", spkHint: "Fill in the room and start the microphone. Words show here at once, whatever the network does.",
   spkDisplay: "Open the display", spkSync: "Room", spkEnable: "Send to the room", spkServer: "Server", spkName: "Your name", spkWorkers: "Requests at once",
-  spkSent: "Sent", spkQueued: "Waiting", spkRetried: "Repeated", spkDropped: "Given up", spkErrors: "Failed requests", spkLag: "To a display", spkExport: "Save counters and lags",
+  spkSent: "Sent", spkQueued: "Waiting", spkRetried: "Repeated", spkDropped: "Given up", spkErrors: "Failed requests", spkLag: "Back to this page", spkShown: "On the last display", spkOf: (n, of) => `${n} of ${of} displays`, spkExport: "Save counters and lags",
   spkStates: { idle: "not sending", ok: "room: ok", retrying: "room: retrying", offline: "room: offline, captions are kept", refused: "room: refused" },
   capTitle: "Captions", capLead: "Someone speaks; everyone in the room reads along.",
   capHint: "Make a room, give the passphrase to whoever speaks, and the display link to whoever reads.",
@@ -22,7 +22,7 @@ Object.assign(WORDS.en, {
 Object.assign(WORDS.zh, {
   spkTitle: "对房间说话", spkHint: "填写房间，然后打开麦克风。无论网络如何，文字都会立即显示在这里。",
   spkDisplay: "打开显示页", spkSync: "房间", spkEnable: "发送到房间", spkServer: "服务器", spkName: "你的名字", spkWorkers: "同时请求数",
-  spkSent: "已发送", spkQueued: "等待", spkRetried: "重发", spkDropped: "放弃", spkErrors: "失败请求", spkLag: "到显示页", spkExport: "保存计数与延迟",
+  spkSent: "已发送", spkQueued: "等待", spkRetried: "重发", spkDropped: "放弃", spkErrors: "失败请求", spkLag: "回到本页", spkShown: "到最后一个显示页", spkOf: (n, of) => `${n}/${of} 个显示页`, spkExport: "保存计数与延迟",
   spkStates: { idle: "未发送", ok: "房间：正常", retrying: "房间：重试中", offline: "房间：离线，字幕已保留", refused: "房间：被拒绝" },
   capTitle: "字幕", capLead: "有人说话，房间里的人同时看到。",
   capHint: "建一个房间，把口令交给说话的人，把显示链接交给看的人。",

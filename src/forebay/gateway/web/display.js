@@ -62,6 +62,7 @@ if (room) {
   window.forebay.reader = new RoomReader(room, {
     passphrase: asked.get("passphrase"),
     view: asked.get("view"),
+    shows: true,
     on: {
       caption: (data) => lines.caption(data),
       preview: (data) => lines.preview(data),

@@ -2,14 +2,19 @@
 // It speaks the part of the Centrifuge protocol that the gateway serves.
 const SILENT_MS = 40000; // the server pings every 25 s
 const LOST_MS = [200, 5000]; // first and longest wait before trying again
+const TELL_MS = 100; // what stands on this display is told at most so often
+const TOLD = 16; // positions in one message; what is told of one goes for all before it
 
 export class RoomReader {
-  // on: { caption(data, offset), preview(data), state(word), reset() }
-  constructor(room, { passphrase, view, role = "display", user = "", history = true, on }) {
+  // on: { caption(data, offset), preview(data), state(word), reset(), shown(news) }
+  // shows: this is a display, which can tell what it shows; shown: hear what displays show.
+  constructor(room, { passphrase, view, role = "display", user = "", history = true, shows = false, shown = false, on }) {
     this.room = room;
     this.on = on;
     this.last = null; // { epoch, offset } of what was shown
-    this.data = { role, user, history };
+    this.data = { role, user, history, shows, shown };
+    this.asked = false; // to tell what is shown
+    this.standing = []; // [offset, since] that is not told yet
     if (passphrase) this.data.passphrase = passphrase;
     this.token = view ?? "";
     this.tries = 0;
@@ -65,14 +70,33 @@ export class RoomReader {
     }
     if (said.subscribe) this.subscribed(said.subscribe);
     if (said.push?.unsubscribe) this.socket.close();
+    const news = said.push?.message?.data?.shown;
+    if (news) this.on.shown?.(news);
     const pub = said.push?.pub;
     if (!pub) return;
     if (pub.offset === undefined) this.on.preview(pub.data);
-    else if (pub.offset > this.last.offset) { this.last.offset = pub.offset; this.on.caption(pub.data, pub.offset); }
+    else if (pub.offset > this.last.offset) { this.last.offset = pub.offset; this.on.caption(pub.data, pub.offset); this.show(pub.offset); }
+  }
+
+  show(offset) { // on the screen when the frame after it is drawn; a hidden page draws none
+    if (!this.asked) return;
+    requestAnimationFrame(() => setTimeout(() => {
+      this.standing.push([offset, performance.now()]);
+      this.telling ??= setTimeout(() => this.tell(), Math.max(0, (this.toldAt ?? 0) + TELL_MS - performance.now()));
+    }));
+  }
+
+  tell() {
+    this.telling = undefined;
+    const now = this.toldAt = performance.now();
+    const at = this.standing.slice(-TOLD).map(([offset, since]) => [offset, Math.round(now - since)]);
+    this.standing = [];
+    if (this.asked && this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ send: { data: { shown: { channel: this.room, at } } } }));
   }
 
   subscribed(answer) {
     this.tries = 0;
+    this.asked = answer.data?.shows === true;
     if (this.last && !answer.recovered) this.on.reset(); // what follows is all that is kept
     this.last = { epoch: answer.epoch, offset: answer.offset };
     this.on.state("live");

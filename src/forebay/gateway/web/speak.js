@@ -15,7 +15,8 @@ let sender = null;
 let reader = null;
 let told = 0;
 const said = new Map(); // seq: when its final stood here
-const lags = []; // ms from here to a display of the room
+const lags = []; // ms from here and back to this page
+const shown = []; // { seq, ms, displays, of }: until it stood on the last display that tells
 
 function tell(text, bad = false) {
   $("notice").textContent = text;
@@ -52,29 +53,49 @@ function sync() {
   sender = new RoomSender({ ...chosen, on: { state: shownState, counters, sent: () => {} } });
   counters(sender.counts);
   if (new URL(chosen.server, location.href).origin !== location.origin) return; // lag: own rooms only
-  reader = new RoomReader(chosen.room, { passphrase: chosen.passphrase, role: "speaker", user: chosen.user, history: false, on: { caption: seen, preview() {}, state() {}, reset() {} } });
+  reader = new RoomReader(chosen.room, { passphrase: chosen.passphrase, role: "speaker", user: chosen.user, history: false, shown: true, on: { caption: seen, preview() {}, state() {}, reset() {}, shown: displayed } });
 }
 
 function seen(data) {
   const since = sender && data.client_id === sender.client ? said.get(data.seq) : undefined;
-  if (since === undefined) return;
-  said.delete(data.seq);
-  lags.push(performance.now() - since);
+  if (since === undefined || since.back) return;
+  since.back = true;
+  lags.push(performance.now() - since.at);
   if (lags.length > KEPT_LAGS) lags.shift();
-  const ordered = [...lags].sort((a, b) => a - b);
+  $("lag").textContent = spread(lags);
+}
+
+function spread(list) {
+  const ordered = [...list].sort((a, b) => a - b);
   const at = (q) => Math.round(ordered[Math.min(ordered.length - 1, Math.floor(q * ordered.length))]);
-  $("lag").textContent = `${Math.round(lags.at(-1))} ms · p50 ${at(0.5)} · p99 ${at(0.99)}`;
+  return `${Math.round(list.at(-1))} ms · p50 ${at(0.5)} · p99 ${at(0.99)}`;
+}
+
+function displayed(news) { // one for each gateway that has displays: the last of all counts
+  const since = sender && news.client_id === sender.client ? said.get(news.seq) : undefined;
+  if (since === undefined || !news.of) return;
+  const ms = news.displays ? performance.now() - since.at - news.ago_ms : 0;
+  if (!since.shown) {
+    since.shown = { seq: news.seq, ms: 0, displays: 0, of: 0 };
+    shown.push(since.shown);
+    if (shown.length > KEPT_LAGS) shown.shift();
+  }
+  since.shown.ms = Math.max(since.shown.ms, ms);
+  since.shown.displays += news.displays;
+  since.shown.of += news.of;
+  const seen = shown.filter((one) => one.displays).map((one) => one.ms);
+  $("shown").textContent = `${seen.length ? spread(seen) : "–"} · ${t("spkOf")(since.shown.displays, since.shown.of)}`;
 }
 
 function say(text) {
   if (!sender) return;
   const seq = sender.send(text.slice(0, 2000));
-  said.set(seq, performance.now());
+  said.set(seq, { at: performance.now() });
   if (said.size > KEPT_LAGS) said.delete(said.keys().next().value);
 }
 
 $("export").onclick = () => {
-  const body = JSON.stringify({ room: $("room").value, counters: sender?.counts ?? null, lag_ms: lags.map((ms) => Math.round(ms * 10) / 10) }, null, 1);
+  const body = JSON.stringify({ room: $("room").value, counters: sender?.counts ?? null, lag_ms: lags.map((ms) => Math.round(ms * 10) / 10), shown: shown.map((one) => ({ ...one, ms: one.displays ? Math.round(one.ms * 10) / 10 : null })) }, null, 1);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([body], { type: "application/json" }));
   link.download = "captions-lag.json";
@@ -155,4 +176,4 @@ frame({
   words: () => { document.title = `Forebay: ${t("spkTitle")}`; $("link").textContent = t($("link").dataset.state); shownState($("sync-state").dataset.sync ?? "idle"); },
 });
 sync();
-window.forebay = { get ear() { return ear; }, get sender() { return sender; }, lags }; // for the curious, and for the browser tests
+window.forebay = { get ear() { return ear; }, get sender() { return sender; }, lags, shown }; // for the curious, and for the browser tests

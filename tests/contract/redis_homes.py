@@ -106,20 +106,30 @@ class RedisHome(Home):
         self.pushes = []
         self.hands = []
         self._ports: list[RedisWorker] = []
+        self._others: list[RedisBroker] = []
 
     def clock(self) -> float:
         return time.monotonic()
 
-    async def start(self) -> None:
-        ids = itertools.count(1)
-        self.real = RedisBroker(
+    def _broker(self, ids: str) -> RedisBroker:
+        numbers = itertools.count(1)
+        return RedisBroker(
             parse_url(self.server.url),
             self.settings,
             options=self.options,
-            ids=lambda: f"id{next(ids)}",
+            ids=lambda: f"{ids}{next(numbers)}",
             jitter=lambda: 0.0,
             drop_blobs=self._drop,
         )
+
+    async def elsewhere(self) -> RedisBroker:
+        other = self._broker("other")
+        self._others.append(other)
+        await other.start()
+        return other
+
+    async def start(self) -> None:
+        self.real = self._broker("id")
         await self.real.start()
         self.broker: Any = Settled(self.real, self.settle)
         self.broker.open("g1", self.pushes.append)
@@ -131,6 +141,8 @@ class RedisHome(Home):
         for port in self._ports:
             await port.close()
         await self._supervisor.close()
+        for other in self._others:
+            await other.close()
         await self.real.close()
         self.time._client.close()
 

@@ -7,7 +7,7 @@ from homes import Home, speech_spec
 
 from forebay.broker import FreedPush
 from forebay.core.events import Ended, Text
-from forebay.errors import BadRequest, NotFound
+from forebay.errors import BadRequest, NotFound, ResumeNotAvailable
 
 
 async def test_cancel_while_queued_ends_at_once(home: Home) -> None:
@@ -92,6 +92,22 @@ async def test_a_job_that_is_over_can_be_forgotten_and_its_name_is_free(home: Ho
     await home.speech("b", "x")
     await home.settle()
     assert (await home.broker.status("b")).state == "running"
+
+
+async def test_what_one_gateway_forgets_no_other_one_knows(home: Home) -> None:
+    await home.worker("w1")
+    await home.speech("a", "hello")
+    elsewhere = getattr(home, "elsewhere", None)  # a home in one process has one gateway only
+    other = home.broker if elsewhere is None else await elsewhere()
+    assert (await other.status("a")).state == "running"
+    await home.broker.cancel("a")
+    assert (await other.status("a")).state == "cancelled"
+    await home.broker.forget("a")
+    with pytest.raises(NotFound):
+        await other.status("a")
+    with pytest.raises(ResumeNotAvailable):
+        await other.read_after("a", 0)
+    assert await other.find("local", "tts", "a") is None
 
 
 async def test_a_gateway_may_end_a_job_with_its_own_word(home: Home) -> None:

@@ -169,9 +169,9 @@ async def test_a_background_answer_goes_on_alone_and_is_read_from_any_position(
     assert whole[-1].response.output_text == "".join(WORDS)
 
 
-async def test_another_gateway_goes_on_where_the_first_one_stopped(gateway: Stand) -> None:
-    """Two gateways on one broker; the answer is begun at one, read on and stopped at the other."""
-    gateway.text.script = halting = Halting()
+@asynccontextmanager
+async def beside(gateway: Stand) -> AsyncIterator[str]:
+    """A second gateway on the same broker; its address."""
     options, metrics = GatewayOptions(), GatewayMetrics()
     async with Hub(gateway.broker, "g2", asyncio.get_running_loop().time) as hub:
         ctx = GatewayContext(
@@ -180,42 +180,69 @@ async def test_another_gateway_goes_on_where_the_first_one_stopped(gateway: Stan
         )  # fmt: skip
         server = GatewayServer(GatewayApp(ctx, routes()), options, metrics)
         await server.start([(socket.create_server(("127.0.0.1", 0)), MAIN)])
-        other = f"http://127.0.0.1:{server.ports['main']}"
         try:
-            async with (
-                openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x") as one,
-                openai.AsyncOpenAI(base_url=f"{other}/v1", api_key="x") as two,
-                aiohttp.ClientSession() as http,
-            ):
-                begun = await one.responses.create(
-                    model="tiny", input="x", stream=True, background=True
-                )
-                seen: list[Any] = []
-                async for event in begun:
-                    seen.append(event)
-                    if len(seen) == 9:
-                        break
-                job = seen[0].response.id
-                halting.go_on.set()
-                rest: list[Any] = [
-                    e
-                    async for e in await two.responses.retrieve(
-                        job, stream=True, starting_after=seen[-1].sequence_number
-                    )
-                ]
-                await begun.close()
-                question = {"notebook_id": "n", "operation": {
-                    "type": "user_question", "payload": {"QId": "q"}}}  # fmt: skip
-                head = {"X-Forebay-Stream": "new"}
-                url = f"{gateway.url}/send_operation"
-                async with http.post(url, json=question, headers=head) as answer:
-                    name = answer.headers["X-Forebay-Stream"]
-                    first = [await answer.content.readline() for _ in range(4)]
-                after = json.loads(first[-1])["id"]
-                async with http.get(f"{other}/send_operation/{name}?after={after}") as answer:
-                    lines = [*first, *[line async for line in answer.content if line.strip()]]
+            yield f"http://127.0.0.1:{server.ports['main']}"
         finally:
             await server.close()
+
+
+async def test_an_answer_deleted_at_one_gateway_is_gone_at_the_other(gateway: Stand) -> None:
+    async with (
+        beside(gateway) as other,
+        openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as one,
+        openai.AsyncOpenAI(base_url=f"{other}/v1", api_key="x", max_retries=0) as two,
+    ):
+        whole = await one.responses.create(model="tiny", input="x")
+        assert (await two.responses.retrieve(whole.id)).output_text == "one two three"
+        gateway.text.script = Halting()
+        running = await one.responses.create(model="tiny", input="x", background=True)
+        for response in (whole, running):
+            await two.responses.delete(response.id)
+            for sdk in (one, two):
+                with pytest.raises(openai.NotFoundError):
+                    await sdk.responses.retrieve(response.id)
+                with pytest.raises(openai.NotFoundError):
+                    await sdk.responses.cancel(response.id)
+                with pytest.raises(openai.NotFoundError):
+                    await sdk.responses.delete(response.id)
+
+
+async def test_another_gateway_goes_on_where_the_first_one_stopped(gateway: Stand) -> None:
+    """Two gateways on one broker; the answer is begun at one, read on and stopped at the other."""
+    gateway.text.script = halting = Halting()
+    async with beside(gateway) as other:
+        async with (
+            openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x") as one,
+            openai.AsyncOpenAI(base_url=f"{other}/v1", api_key="x") as two,
+            aiohttp.ClientSession() as http,
+        ):
+            begun = await one.responses.create(
+                model="tiny", input="x", stream=True, background=True
+            )
+            seen: list[Any] = []
+            async for event in begun:
+                seen.append(event)
+                if len(seen) == 9:
+                    break
+            job = seen[0].response.id
+            halting.go_on.set()
+            rest: list[Any] = [
+                e
+                async for e in await two.responses.retrieve(
+                    job, stream=True, starting_after=seen[-1].sequence_number
+                )
+            ]
+            await begun.close()
+            question = {"notebook_id": "n", "operation": {
+                "type": "user_question", "payload": {"QId": "q"}}}  # fmt: skip
+            head = {"X-Forebay-Stream": "new"}
+            url = f"{gateway.url}/send_operation"
+            async with http.post(url, json=question, headers=head) as answer:
+                name = answer.headers["X-Forebay-Stream"]
+                first = [await answer.content.readline() for _ in range(4)]
+            after = json.loads(first[-1])["id"]
+            async with http.get(f"{other}/send_operation/{name}?after={after}") as answer:
+                lines = [*first, *[line async for line in answer.content if line.strip()]]
     deltas = [e.delta for e in (*seen, *rest) if e.type == "response.output_text.delta"]
     assert deltas == WORDS
     content = [json.loads(line)["data"].get("payload", {}).get("content", "") for line in lines]

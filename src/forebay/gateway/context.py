@@ -37,8 +37,6 @@ __all__ = [
 ]
 
 
-MAX_FORGOTTEN = 10_000
-"""Deleted jobs kept in mind; the oldest are then shown again until the store drops them."""
 LEAVE_SPREAD_MS = 2000
 """Clients of a gateway that leaves come back within so long, one a millisecond."""
 
@@ -130,8 +128,6 @@ class GatewayContext:
     """Notebooks whose cells this gateway remembers."""
     under_way: Counter[str] = field(default_factory=Counter)
     """Requests of the kinds whose number is limited, by the kind's name."""
-    forgotten: dict[str, None] = field(default_factory=dict)
-    """Jobs that their clients deleted, while the store still has them; oldest first, bounded."""
     blobs: Blobs | None = None
     """Where files go that are too large for a stream; None: they are refused."""
     scribe: Scribe | None = None
@@ -174,12 +170,6 @@ class GatewayContext:
         """When a client that is sent away should come back: the more there are, the wider
         they are spread, so that the others are not met by all of them at once."""
         return random.randrange(1 + min(LEAVE_SPREAD_MS, len(self.drain_watchers)))
-
-    def forget(self, job: str) -> None:
-        """Its client deleted it: this gateway says no more of it. The newest are kept in mind."""
-        if len(self.forgotten) >= MAX_FORGOTTEN:
-            self.forgotten.pop(next(iter(self.forgotten)))
-        self.forgotten[job] = None
 
     def pool(self, kind: Kind, model: str = "") -> str:
         """The pool that serves ``model``, under that name or an alias, or the kind's first.

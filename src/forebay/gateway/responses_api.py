@@ -135,11 +135,11 @@ async def cancel(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
 
 
 async def delete(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
-    """``DELETE /v1/responses/{id}``: stops it if it runs, and knows it no more."""
+    """``DELETE /v1/responses/{id}``: stops it if it runs; no gateway knows it any more."""
     try:
         view = await _found(scope, ctx)
         await ctx.broker.cancel(view.spec.id, reason="client")
-        ctx.forget(view.spec.id)
+        await ctx.broker.forget(view.spec.id)
         response = _of(view)
         await reply_json(send, {"id": response.id, "object": "response", "deleted": True})
     except ForebayError as error:
@@ -150,7 +150,7 @@ async def _found(scope: Scope, ctx: GatewayContext) -> JobView:
     """The job of a response of this tenant. Raises `NotFound`."""
     job = openai_responses.job_of(scope["path_params"]["id"])
     view = await own_job(ctx, scope["forebay.tenant"], job)
-    if view.spec.dialect != _surface.name or job in ctx.forgotten:
+    if view.spec.dialect != _surface.name:
         raise NotFound(f"no response {job[:32]}")
     return view
 

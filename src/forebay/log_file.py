@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, cast
 
-__all__ = ["LogFile", "LogPlace"]
+__all__ = ["Forgiving", "LogFile", "LogPlace"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class LogFile:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def write(self, text: str) -> int:
-        """Raises `OSError` when the disk is full; loggers say so on standard error."""
+        """Raises `OSError` when the disk is full: see `Forgiving`."""
         data = text.encode("utf-8", "backslashreplace")
         self._turn(len(data))
         os.write(self._fd, data)
@@ -117,3 +117,27 @@ class LogFile:
             yield
         finally:
             os.close(lock)
+
+
+class Forgiving:
+    """``out`` for loggers, which nobody's work fails for: lines that it does not take (its disk
+    is full, its reader is gone) are counted, and ``told`` of as a line once it takes some."""
+
+    def __init__(self, out: TextIO, told: Callable[[int], str]) -> None:
+        self._out = out
+        self._told = told
+        self._lost = 0
+
+    def write(self, text: str) -> int:
+        try:
+            if self._lost:
+                self._out.write(self._told(self._lost))
+                self._lost = 0
+            self._out.write(text)
+        except OSError:
+            self._lost += 1
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):  # the next line that does not go out is counted
+            self._out.flush()

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from forebay.log_file import LogPlace
+from forebay.log_file import Forgiving, LogPlace
 
 __all__ = ["configure", "debugging", "redact"]
 
@@ -108,13 +108,14 @@ def configure(
     )
     global _level
     number = _level = logging.getLevelNamesMapping()[level.upper()]
+    safe: Any = Forgiving(out, _lost_lines)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=safe),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(safe)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processor=renderer,
@@ -126,6 +127,11 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING) if number > logging.DEBUG else number)
+
+
+def _lost_lines(count: int) -> str:
+    """A line about lines that could not be written: what the log lacks, it says."""
+    return f'{{"event": "log.lost", "level": "warning", "lines": {count}}}\n'
 
 
 def _opened(place: LogPlace | None) -> TextIO | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import structlog
@@ -94,6 +97,44 @@ def test_a_file_that_cannot_be_opened_is_said_and_not_used(tmp_path, quiet, caps
     structlog.get_logger("x").info("a.b")
     said = capsys.readouterr().err
     assert "cannot be written" in said and '"a.b"' in said
+
+
+class Disk(io.StringIO):
+    """A stream whose disk is full now and then."""
+
+    full = False
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+    def flush(self) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_under_the_log_stops_nobody_and_is_told_once_there_is_room(quiet):
+    disk = Disk()
+    telemetry.configure(form="json", stream=disk)
+    log = structlog.get_logger("x")
+    log.info("a.b")
+    disk.full = True
+    log.info("c.d")
+    logging.getLogger("uvicorn").error("not through our loggers")
+    disk.full = False
+    log.info("e.f")
+    log.info("g.h")
+    lines = [json.loads(line) for line in disk.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["a.b", "log.lost", "e.f", "g.h"]
+    assert lines[1]["lines"] == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_log_file_on_a_full_disk_stops_nobody(quiet):
+    telemetry.configure(form="json", file=LogPlace(path="/dev/full"))
+    for _ in range(3):
+        structlog.get_logger("x").error("a.b")
 
 
 def test_children_are_told_where_to_write(tmp_path, monkeypatch):

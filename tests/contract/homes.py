@@ -129,6 +129,8 @@ class Direct:
     def keeps(self, affinity: str, *, held: bool) -> None:
         self._broker.worker_keeps(self._worker, affinity, held=held)
 
+    def hold(self, held: bool) -> None: ...
+
     def beat(self, worker: str, load: Any) -> None:
         self._broker.worker_beat(worker, load)
 

@@ -93,6 +93,8 @@ class InProcess:
         if not self._dead:
             self._broker.worker_park(self._worker, job, attempt)
 
+    def hold(self, held: bool) -> None: ...
+
     def beat(self, worker: str, load: Any) -> None:
         if not self._dead:
             self._broker.worker_beat(worker, load)

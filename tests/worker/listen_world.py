@@ -41,6 +41,7 @@ class Near:
         self._broker = broker
         self._worker = worker
         self.dead = False
+        self.holds: list[bool] = []
 
     async def connect(self, sink: WorkerSink) -> None:
         self._broker.worker_connect(self._worker, sink)
@@ -69,6 +70,9 @@ class Near:
     def park(self, job: str, attempt: int) -> None:
         if not self.dead:
             self._broker.worker_park(self._worker, job, attempt)
+
+    def hold(self, held: bool) -> None:
+        self.holds.append(held)
 
     def beat(self, worker: str, load: Mapping[str, Any]) -> None:
         if not self.dead:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
-from forebay.broker import Assign, CancelJob, LeaseLost, WorkerSink
+from forebay.broker import HOLD_S, Assign, CancelJob, LeaseLost, WorkerSink
 from forebay.broker.link_keeper import Keeper
 from forebay.broker.link_wire import (
     GREETING,
@@ -137,6 +137,16 @@ class LinkClient(Keeper):
         if (job, attempt) in self._leases:
             self._leases.discard((job, attempt))
             self._say(Park(job, attempt))
+
+    def hold(self, held: bool) -> None:
+        """See `WorkerBroker.hold`. What is not read stays in the socket, and is read in one
+        go."""
+        if self._wire is None:
+            return
+        if held:
+            self._wire.hold(HOLD_S)
+        else:
+            self._wire.release()
 
     def beat(self, worker: str, load: Mapping[str, Any]) -> None:
         """See `WorkerBroker.beat`. Blocks at most `BEAT_TIMEOUT_S`; one calling thread only.

@@ -46,6 +46,7 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._empty = asyncio.Event()
         self._empty.set()
+        self._held: asyncio.TimerHandle | None = None
         self.error: Exception | None = None
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
@@ -74,6 +75,21 @@ class Wire(asyncio.Protocol):
             self.fail(by_code(message.code, message.message))
         else:
             self._on_message(message)
+
+    def hold(self, limit_s: float) -> None:
+        """Read nothing until `release`, or for ``limit_s`` at most."""
+        if self._held is None and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._held = self._loop.call_later(limit_s, self.release)
+
+    def release(self) -> None:
+        """Read again. Harmless at any time."""
+        if self._held is None:
+            return
+        self._held.cancel()
+        self._held = None
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def send(self, message: FromWorker) -> None:
         """Queue for the end of this loop tick. Raises `TooLarge` over one frame."""
@@ -112,6 +128,8 @@ class Wire(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._held is not None:
+            self._held.cancel()
         self.error = self.error or exc
         self._empty.set()
         if not self.lost.done():

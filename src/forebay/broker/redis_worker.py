@@ -472,6 +472,9 @@ class RedisWorker:
 
     # -------------------------------------------------------------------------- beats
 
+    def hold(self, held: bool) -> None:
+        """What is told by Redis is read as it comes: one connection carries other answers."""
+
     def beat(self, worker: str, load: Mapping[str, Any]) -> None:
         """See `WorkerBroker.beat`. Blocks at most `BEAT_TIMEOUT_S`; one calling thread only."""
         answer = self._beats.say(load, self._control)

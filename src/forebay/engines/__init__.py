@@ -48,6 +48,10 @@ recognition
     finals are the runner's.
     ``facts``: ``rtf``, model seconds per second of sound on one slot (decides how many
     sessions a worker holds), ``languages``, ``partials``, ``limits`` (what it cannot do).
+    Beside `step` an engine may have ``begin(session, items, done)``, the same step without
+    a task, for one whose events all come at its end: it returns at once, and ``done`` is
+    called once in the loop, then or later, with the events or the exception. What ``begin``
+    returns is called to stop that step; ``done`` is not called any more then.
 image
     ``mode``: photo (default), perceptual, face. ``tile_size`` int (256..512, default 400):
     side of a tile in pixels of the input. ``quality_level``: fast, medium, high: a bound on

@@ -9,11 +9,12 @@ capacity of a slot is what the option says.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from forebay.core.events import End, Final, InputItem, OutputEvent, Partial, Sound
+from forebay.core.events import Final, InputItem, OutputEvent, Partial, Sound
 from forebay.core.kinds import Kind
 from forebay.core.tones import RATE, Reader, Word
 from forebay.engines import EngineInfo, Report, Resume
@@ -21,6 +22,8 @@ from forebay.engines.chance import COMMON, Chance, ready, strike
 from forebay.engines.options import Option, parse
 
 __all__ = ["SyntheticRecognition"]
+
+Events = Sequence[OutputEvent] | Exception
 
 _LATE_S = 0.02  # what one late timer may give back to later waits
 
@@ -72,39 +75,89 @@ class SyntheticRecognition:
     async def step(
         self, session: _Session, items: Sequence[InputItem]
     ) -> AsyncIterator[OutputEvent]:
-        data = b"".join(item.data for item in items if isinstance(item, Sound))
-        plan = self._chance.plan(1)
-        await self._wait(self._latency_s + self._rtf * len(data) / 2 / RATE)
-        strike(0, plan)
-        session.open += session.reader.feed(data)
-        while len(session.open) >= self._words:
-            yield _final(session.open[: self._words])
-            del session.open[: self._words]
-        if any(isinstance(item, End) for item in items) and session.open:
-            yield _final(session.open)
-            session.open.clear()
-        if not session.open:  # silence is done with at once
-            yield Final(text="", start=session.reader.at, end=session.reader.at)
-        elif session.partials:
-            first, last = session.open[0], session.open[-1]
-            yield Partial(text=_text(session.open), start=first.start, end=last.end)
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[Events] = loop.create_future()
+        stop = self.begin(session, items, partial(_settle, over))
+        try:
+            events = await over
+        finally:
+            stop()
+        if isinstance(events, Exception):
+            raise events
+        for event in events:
+            yield event
 
-    async def _wait(self, seconds: float) -> None:
+    def begin(
+        self, session: _Session, items: Sequence[InputItem], done: Callable[[Events], None]
+    ) -> Callable[[], None]:
+        """See `forebay.engines`, recognition."""
+        data, last = b"", False
+        for item in items:
+            if isinstance(item, Sound):
+                data = data + item.data if data else item.data
+            else:
+                last = True
+        call = partial(self._over, session, data, last, self._chance.plan(1), done)
+        seconds = self._latency_s + self._rtf * len(data) / 2 / RATE
         seconds = self._chance.vary(seconds) - self._late_s
         self._late_s = max(0.0, -seconds)
         if seconds <= 0:
-            return
+            call(None)
+            return _nothing
         loop = asyncio.get_running_loop()
-        due = loop.time() + seconds
-        await asyncio.sleep(seconds)
-        late_s = min(loop.time() - due, _LATE_S)
-        self._late_s = min(self._late_s + max(0.0, late_s), _LATE_S * self._slots)
+        return loop.call_later(seconds, call, loop.time() + seconds).cancel
+
+    def _over(
+        self,
+        session: _Session,
+        data: bytes,
+        last: bool,
+        plan: tuple[int | None, int | None],
+        done: Callable[[Events], None],
+        due: float | None,
+    ) -> None:
+        """The wait is over that was to end at ``due``."""
+        if due is not None:
+            late_s = min(asyncio.get_running_loop().time() - due, _LATE_S)
+            self._late_s = min(self._late_s + max(0.0, late_s), _LATE_S * self._slots)
+        try:
+            strike(0, plan)
+            events = self._hear(session, data, last)
+        except Exception as exc:  # noqa: BLE001 - carried to whoever began the step
+            done(exc)
+        else:
+            done(events)
+
+    def _hear(self, session: _Session, data: bytes, last: bool) -> list[OutputEvent]:
+        words = session.open
+        words += session.reader.feed(data)
+        found: list[OutputEvent] = []
+        while len(words) >= self._words:
+            found.append(_final(words[: self._words]))
+            del words[: self._words]
+        if last and words:
+            found.append(_final(words))
+            words.clear()
+        if not words:  # silence is done with at once
+            found.append(Final(text="", start=session.reader.at, end=session.reader.at))
+        elif session.partials:
+            found.append(Partial(text=_text(words), start=words[0].start, end=words[-1].end))
+        return found
 
     async def close(self, session: _Session) -> None:
         return None
 
     async def unload(self) -> None:
         return None
+
+
+def _settle(future: asyncio.Future[Events], events: Events) -> None:
+    if not future.done():
+        future.set_result(events)
+
+
+def _nothing() -> None:
+    """The step is over: there is nothing to stop."""
 
 
 def _text(words: Sequence[Word]) -> str:

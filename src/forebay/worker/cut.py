@@ -23,10 +23,11 @@ from forebay.errors import ProtocolError
 __all__ = ["Cutter", "Work", "make_cutter"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
     """One step: its items, and the input offset that is consumed when it is done. ``idle``:
-    it was made because nothing came, so the session goes on being idle."""
+    it was made because nothing came, so the session goes on being idle. Nobody changes it;
+    it is not frozen because a frozen one costs three times as much to make."""
 
     items: tuple[InputItem, ...]
     offset: int

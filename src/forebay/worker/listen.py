@@ -60,14 +60,11 @@ class _Piece:
     """One input item on its way: what is left of its samples, or its unopened container."""
 
     item: Sound | End
-    frames: Frames = field(default_factory=lambda: _NOTHING)
-
-    @property
-    def is_file(self) -> bool:
-        return isinstance(self.item, Sound) and self.item.form == "file"
+    frames: Frames
+    is_file: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Span(Work):
     """One step's share. ``ends``: input items that end in it, each with its last sample's
     position. ``flush``: make final what is open. ``file``: its samples are still to be
@@ -82,8 +79,9 @@ class Span(Work):
 class Ear:
     """One recognition job on one attempt: its cutter, and its bookkeeping.
 
-    Per step: `take`, `read`, `event` for each event the engine yields, `finish`. Every event
-    these return is to be written at once, with `consumed` as it stands then.
+    Per step: `take`, `read` (or `give`, where there is no file), `event` for each event the
+    engine yields, `finish`. Every event these return is to be written at once, with
+    `consumed` as it stands then.
     """
 
     def __init__(self, row: Row, lease: Lease, find_blob: FindBlob | None = None) -> None:
@@ -155,7 +153,7 @@ class Ear:
                 return None
             item = msgspec.structs.replace(item, data=b"".join(self._parts))
             self._parts = []
-        return _Piece(item, self._tail())
+        return _Piece(item, self._tail(), is_file=True)
 
     def _plain(self, item: Sound) -> Frames:
         if len(item.data) % 2:
@@ -179,16 +177,26 @@ class Ear:
         return resampler.feed(_NOTHING, last=True)
 
     def take(self, now: float) -> Span | None:
-        room = self._room
-        front = self._queue[0] if self._queue else None
-        if self._decoder is not None or (
-            front is not None and front.is_file and not len(front.frames)
-        ):
-            assert front is not None and isinstance(front.item, Sound)
-            return Span((), 0, file=front.item, flush=room <= 0)
-        if front is None:
+        if not self._queue:
             return self._idle(now)
+        room = self._room
+        front = self._queue[0]
+        if self._decoder is not None or (front.is_file and not len(front.frames)):
+            assert isinstance(front.item, Sound)
+            return Span((), 0, file=front.item, flush=room <= 0)
+        if len(self._queue) == 1 and not front.is_file and self._fine <= self._next:
+            if 0 < room >= len(front.frames):
+                return self._whole(front)
         return self._cut(room)
+
+    def _whole(self, piece: _Piece) -> Span:
+        """`_cut` for what nearly always comes: one chunk that fits, and nothing behind it."""
+        self._queue.clear()
+        frames = piece.frames
+        self._given += len(frames)
+        self._next += len(frames)
+        flush = isinstance(piece.item, End) or self._room <= 0
+        return Span((), 0, frames=frames, ends=(self._end_item(piece.item),), flush=flush)
 
     @property
     def _room(self) -> int:
@@ -267,6 +275,10 @@ class Ear:
         """The span as it is to be finished, and what the engine is given for it."""
         if span.file is not None:
             span = await self._decode(span)
+        return span, self.give(span)
+
+    def give(self, span: Span) -> list[InputItem]:
+        """What the engine is given for a span that needs no decoding."""
         self._final_seen = False
         self._flushing = span.flush and self._given > self._flushed
         items: list[InputItem] = []
@@ -274,7 +286,7 @@ class Ear:
             items.append(Sound(data=span.frames.tobytes()))
         if self._flushing:
             items.append(End())
-        return span, items
+        return items
 
     async def _decode(self, span: Span) -> Span:
         assert span.file is not None

@@ -3,7 +3,8 @@
 A session is a leased job. It becomes *ready* when its cutter has a step for it, its reader
 is near enough (lead) and it is not stepping already. Ready sessions wait in the same fair
 queue as the broker's jobs, by model seconds per tenant; `slots` of them step at once, each
-in a task of its own. Idle sessions have no task: a push or one timer wakes them.
+in a task of its own, or in none where the engine allows (`worker.swift`). Idle sessions have
+no task: a push or one timer wakes them.
 
 Pushes arrive through `sink`, in order. A session whose fate is decided writes nothing more,
 whatever its engine still yields.
@@ -12,8 +13,10 @@ whatever its engine still yields.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -32,7 +35,7 @@ from forebay.broker import (
 )
 from forebay.core.events import Display, Ended, InputItem, OutputEvent, size_of
 from forebay.core.fairness import FairQueue
-from forebay.core.kinds import Kind, Recovery, Row
+from forebay.core.kinds import Cut, Kind, Recovery, Row
 from forebay.core.spec import Lease, WorkerInfo
 from forebay.core.stream import Stamper, tag_of
 from forebay.engines import Engine, EngineInfo
@@ -42,6 +45,7 @@ from forebay.worker.quality import Quality, counts_in
 from forebay.worker.session import Fate, Session
 from forebay.worker.step import run_step
 from forebay.worker.steps import StepsTable
+from forebay.worker.swift import swift_of
 
 __all__ = ["ITEM_BYTES", "Runner"]
 
@@ -49,6 +53,8 @@ ITEM_BYTES = 240 * 1024
 """Largest output event: byte credit comes back in lumps, so a full 256 KiB may never do."""
 NUMBERS_BYTES = 64
 """What an event's numbers may add to its size when it is stamped."""
+
+_NOWHERE: AbstractContextManager[None] = nullcontext()
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +98,9 @@ class Runner:
         self._busy_s = 0.0
         self._quality = Quality() if row.kind is Kind.TEXT else None
         self._alone = False  # an exclusive step is running
+        self._filling = False
+        self._held = False
+        self.now = self._loop.time
         self._step_s = 1.0  # mean model seconds of a step, what one costs in the queue
         self._over = asyncio.Event()
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -110,7 +119,9 @@ class Runner:
         finally:
             self._tasks = None
             for session in self._sessions.values():
-                session.disarm()
+                session.sleep()
+                if session.swift is not None:
+                    session.swift.abandon()
             if self._drain_timer is not None:
                 self._drain_timer.cancel()
 
@@ -153,6 +164,14 @@ class Runner:
     # ------------------------------------------------------------------- pushes
 
     def sink(self, push: WorkerPush) -> None:
+        if isinstance(push, InputPush):  # as nearly all are
+            session = self._sessions.get((push.job, push.attempt))
+            if session is not None:
+                self._feed(session, push.items)
+            return
+        self._told(push)
+
+    def _told(self, push: WorkerPush) -> None:
         match push:
             case Assign():
                 self._assign(push.lease)
@@ -170,8 +189,6 @@ class Runner:
         if session is None:
             return  # it ended while this was on its way
         match push:
-            case InputPush():
-                self._feed(session, push.items)
             case Delivered():
                 session.delivered = push.delivered
                 session.attached = push.attached
@@ -205,6 +222,7 @@ class Runner:
         try:
             now = self._loop.time()
             session = Session(lease, self._row, self._info, now, self._find_blob, self._blobs)
+            session.swift = swift_of(self, session)
         except (ForebayError, ValueError, TypeError) as exc:
             self._reject(lease, exc)
             return
@@ -237,10 +255,9 @@ class Runner:
 
     def _check(self, session: Session) -> None:
         """Find out what an idle session should do now; harmless at any time."""
-        if session.task is not None or session.fate is not Fate.LIVE:
+        if session.stepping or session.fate is not Fate.LIVE:
             return
-        session.disarm()
-        now = self._loop.time()
+        now = self.now()
         if session.work is None:
             session.work = session.cutter.take(now)
         if session.work is None and session.cutter.done:
@@ -260,8 +277,17 @@ class Runner:
             if now >= when:
                 self._leave(session, Fate.HANDED)
                 return
-        if when is not None:
-            session.timer = self._loop.call_at(when, self._check, session)
+        if when is None:
+            return
+        if session.wake is not None:
+            if session.wake_s <= when:
+                return  # early does no harm: it is looked at again then
+            session.wake.cancel()
+        session.wake, session.wake_s = self._loop.call_at(when, self._wake, session), when
+
+    def _wake(self, session: Session) -> None:
+        session.wake = None
+        self._check(session)
 
     def _enqueue(self, session: Session) -> None:
         if session.lease.spec.beside:
@@ -279,13 +305,14 @@ class Runner:
         """What needs no credit needs no slot: the broker bounds how many there are."""
         if self._tasks is not None:
             name = f"beside {session.key}"
+            session.stepping = True
             session.task = self._tasks.create_task(self._step_beside(session), name=name)
 
     async def _step_beside(self, session: Session) -> None:
         try:
             await run_step(self, session)
         finally:
-            session.began = session.stopped = False
+            session.stepping = session.began = session.stopped = False
             session.work = None
             session.task = None
         if session.fate is Fate.LIVE:
@@ -294,8 +321,26 @@ class Runner:
             await self._close(session)
 
     def _fill(self) -> None:
-        """Give free slots to ready sessions. An exclusive one waits until all slots are
-        free, and nothing starts while it waits in front or steps."""
+        """Give free slots to ready sessions."""
+        if not self._filling:  # a step that ends at once comes here again
+            self._filling = True
+            try:
+                self._fill_slots()
+            finally:
+                self._filling = False
+            self._hold()
+
+    def _hold(self) -> None:
+        """While all slots are busy with steps of live sound, which are short, nothing that
+        comes could be begun with: it need not wake this process."""
+        busy = self._busy >= self.worker.slots and self._row.cut is Cut.SPAN
+        if busy or self._held:
+            self._held = busy
+            self.broker.hold(busy)
+
+    def _fill_slots(self) -> None:
+        """An exclusive session waits until all slots are free, and nothing starts while it
+        waits in front or steps."""
         while self._busy < self.worker.slots and not self._alone and self._tasks is not None:
             key = next(iter(self._ready), None)
             if key is None:
@@ -307,29 +352,57 @@ class Runner:
             session = self._waiting.pop(key)
             self._busy += 1
             self._alone = alone
-            session.task = self._tasks.create_task(self._step(session), name=f"step {key}")
+            session.stepping = True
+            if session.swift is None or not session.swift.step(self.now()):
+                session.task = self._tasks.create_task(self._step(session), name=f"step {key}")
 
     async def _step(self, session: Session) -> None:
-        began = self._loop.time()
+        began = self.now()
         try:
             await run_step(self, session)
         finally:
-            session.began = session.stopped = False
-            used = self._loop.time() - began
-            self._busy_s += used
-            self._ready.charge(session.lease.spec.tenant, used - self._step_s)
-            self._step_s += (used - self._step_s) / 16
-            self._busy -= 1
-            self._alone = False
-            if session.work is None or not session.work.idle:
-                session.idle_since = self._loop.time()
-            session.work = None
-            session.task = None
+            self._slot_back(session, began)
         if session.fate is Fate.LIVE:
             self._check(session)
         else:
             await self._close(session)
         self._fill()
+
+    def stepped(self, session: Session, began: float) -> None:
+        """A step that had no task is over."""
+        self._slot_back(session, began)
+        if session.fate is Fate.LIVE:
+            self._check(session)
+        else:
+            self._let_go(session)
+        self._fill()
+
+    def go_on(self, session: Session, rest: Coroutine[Any, Any, None]) -> None:
+        """The rest of a step has to wait: from here on it has a task."""
+        if self._tasks is None:
+            rest.close()
+            return
+        session.task = self._tasks.create_task(rest, name=f"step {session.key}")
+
+    def _slot_back(self, session: Session, began: float) -> None:
+        now = self.now()
+        used = now - began
+        self._busy_s += used
+        self._ready.charge(session.lease.spec.tenant, used - self._step_s)
+        self._step_s += (used - self._step_s) / 16
+        self._busy -= 1
+        self._alone = False
+        if session.work is None or not session.work.idle:
+            session.idle_since = now
+        session.stepping = session.began = session.stopped = False
+        session.work = None
+        session.task = None
+
+    def inside(self, session: Session) -> AbstractContextManager[None]:
+        """Marks in the steps table that the session is inside the engine."""
+        if self.steps is None:
+            return _NOWHERE
+        return self.steps.inside(session.job, session.attempt)
 
     # ------------------------------------------------------------------ writing
 
@@ -359,6 +432,17 @@ class Runner:
             elif not session.flush_due:
                 session.flush_due = True
                 self._loop.call_soon(self._flush_due, session)
+
+    def put(self, session: Session, event: OutputEvent) -> bool:
+        """`write` as a plain call, for the next `flush`: False, and nothing done, for an
+        event that has to wait for byte credit. Raises `EngineFailed` likewise."""
+        size = size_of(event)
+        if size > ITEM_BYTES:
+            raise EngineFailed(f"output event of {size} bytes, expected at most {ITEM_BYTES}")
+        if session.credit < size + NUMBERS_BYTES:
+            return _gives_way(event, session.replaceable)
+        self._stamp(session, event)
+        return True
 
     def _stamp(self, session: Session, event: OutputEvent) -> None:
         stamped = session.stamper.stamp(event)
@@ -448,21 +532,27 @@ class Runner:
         """Decide a session's fate: stop its step, close it, answer the broker after that."""
         if session.fate not in (Fate.LIVE, Fate.ENDING):
             return
-        if fate is Fate.HANDED and session.task is None:
+        if fate is Fate.HANDED and not session.stepping:
             self._flush_speech(session)
         if fate is Fate.FENCED:
             session.unsaid = []  # nobody takes it any more
         elif session.unsaid:
             self.flush(session)
         session.fate = fate
-        session.disarm()
+        session.sleep()
         session.room.set()
         self._ready.remove(session.key)
         if self._waiting.pop(session.key, None) is not None:
             self._fill()
         if session.task is not None:
             self._stop(session, session.task)
-        elif session.opened and self._tasks is not None:
+        elif session.stepping and session.swift is not None:
+            session.swift.cancel()
+        else:
+            self._let_go(session)
+
+    def _let_go(self, session: Session) -> None:
+        if session.opened and self._tasks is not None:
             self._tasks.create_task(self._close(session), name=f"close {session.key}")
         else:
             self._forget(session)

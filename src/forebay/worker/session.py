@@ -25,6 +25,7 @@ from forebay.worker.handler import Handler, make_handler
 if TYPE_CHECKING:
     from forebay.worker.listen import Ear, FindBlob
     from forebay.worker.speech import SpeechOut
+    from forebay.worker.swift import Swift
 
 __all__ = ["Fate", "ModelClock", "Session"]
 
@@ -106,10 +107,14 @@ class Session:
         self.fate = Fate.LIVE
         self.engine_session: Any = None
         self.opened = False
+        self.stepping = False  # it has a slot, or runs beside
+        self.swift: Swift | None = None  # steps without a task, where engine and kind allow
         self.task: asyncio.Task[None] | None = None
         self.began = False  # the task has run its first line
         self.stopped = False  # the task has been told to stop
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None  # its model time runs out
+        self.wake: asyncio.TimerHandle | None = None  # idle, it is to be looked at again
+        self.wake_s = 0.0
         self.work: Work | None = None
         self.last_words: Ended | None = None  # waits for byte credit
         self.unsaid: list[OutputEvent] = []  # stamped, for the next commit
@@ -182,6 +187,18 @@ class Session:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+    def sleep(self) -> None:
+        """Nothing looks at it again by itself."""
+        self.disarm()
+        if self.wake is not None:
+            self.wake.cancel()
+            self.wake = None
+
+    def leave_model(self, now: float) -> None:
+        """A step is over: model time stands still."""
+        self.clock.pause(now)
+        self.disarm()
 
 
 def _ear(row: Row, lease: Lease, find_blob: FindBlob | None) -> Ear | None:

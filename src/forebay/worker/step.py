@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
 from forebay.core.events import (
@@ -31,12 +31,11 @@ async def run_step(runner: Runner, session: Session) -> None:
     Being cancelled with the session's fate decided means: stop this call. It returns when
     the engine has left, which is when the slot is free.
     """
-    loop = asyncio.get_running_loop()
     session.began = True
     if session.fate is not Fate.LIVE:
         return
     try:
-        with _inside(runner, session):
+        with runner.inside(session):
             runner.start_clock(session)
             await _open(runner, session)
             await _consume(runner, session)
@@ -51,17 +50,7 @@ async def run_step(runner: Runner, session: Session) -> None:
     except Exception as exc:  # noqa: BLE001 - the boundary of one job
         runner.fail(session, exc)
     finally:
-        session.clock.pause(loop.time())
-        session.disarm()
-
-
-_NOWHERE: AbstractContextManager[None] = nullcontext()
-
-
-def _inside(runner: Runner, session: Session) -> AbstractContextManager[None]:
-    if runner.steps is None:
-        return _NOWHERE
-    return runner.steps.inside(session.job, session.attempt)
+        session.leave_model(runner.now())
 
 
 async def _open(runner: Runner, session: Session) -> None:

@@ -10,7 +10,8 @@ that the kernel gives it to the supervisor, which asks for that while it waits
 (``PR_SET_CHILD_SUBREAPER``). The supervisor reaps it, signals it and takes it along when it
 dies, as any process that it started itself; this one may be killed without hurting anybody.
 
-Run as ``python -m forebay.fork_server FD MODULE...``; Linux only.
+Run as ``python -m forebay.fork_server FD MODULE... [-- MODULE...]``; Linux only. What stands
+after ``--`` is loaded once nobody has asked for a while: it is not needed at the start.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import gc
 import importlib
 import os
 import runpy
+import select
 import signal
 import socket
 import struct
@@ -40,6 +42,8 @@ ONE_THREAD = ("OPENBLAS_NUM_THREADS",)
 threads cannot be forked safely. What an operator has set counts nevertheless."""
 IGNORED = (signal.SIGTERM, signal.SIGINT)
 """Told to a whole group or control group: it leaves when its supervisor has, not before."""
+QUIET_S = 1.0
+"""So long nobody must have asked before something is loaded that is not needed at once."""
 _PID = struct.Struct("!i")
 
 
@@ -50,20 +54,14 @@ def main(argv: Sequence[str]) -> int:
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     line = socket.socket(fileno=int(argv[0]))
-    failed = _load([name for name in argv[1:] if name.strip()])
-    threads = len(os.listdir("/proc/self/task"))
-    if threads > 1:
-        failed = f"{threads} threads after loading, expected 1"
-    sys.stdout.flush()
-    sys.stderr.flush()
-    gc.collect()
-    gc.freeze()  # a collection would write into every page that is shared
-    gc.disable()
+    names = [name for name in argv[1:] if name.strip()]
+    first = names[: names.index("--")] if "--" in names else names
+    failed = _load(first)
     try:
         send(line, Answer(why=failed))
         if failed:
             return 1
-        request = _serve(line)
+        request = _serve(line, names[len(first) + 1 :])
     except (OSError, EOFError):
         return 0  # the supervisor is gone
     return _run(request)
@@ -71,6 +69,18 @@ def main(argv: Sequence[str]) -> int:
 
 def _load(names: Sequence[str]) -> str:
     """Import ``names``, and call what stands behind a colon. What failed, or nothing."""
+    gc.enable()
+    failed = _import(names)
+    threads = len(os.listdir("/proc/self/task"))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    gc.collect()
+    gc.freeze()  # a collection would write into every page that is shared
+    gc.disable()
+    return failed or (f"{threads} threads after loading, expected 1" if threads > 1 else "")
+
+
+def _import(names: Sequence[str]) -> str:
     added = [name for name in ONE_THREAD if name not in os.environ]
     os.environ.update(dict.fromkeys(added, "1"))
     try:
@@ -87,9 +97,16 @@ def _load(names: Sequence[str]) -> str:
     return ""
 
 
-def _serve(line: socket.socket) -> Request:
-    """Fork whatever is asked for. Returns in a child, with the request that it carries out."""
+def _serve(line: socket.socket, later: list[str]) -> Request:
+    """Fork whatever is asked for. Returns in a child, with the request that it carries out.
+    Raises `EOFError` when the supervisor has closed the line, or what came ``later`` made it
+    impossible to go on."""
     while True:
+        while later and not select.select([line], [], [], QUIET_S)[0]:
+            name = later.pop(0)
+            if failed := _load([name]):
+                sys.stderr.write(f"fork server: {failed}\n")
+                raise EOFError(failed)
         request, fds = receive(line, Request)
         if _fork(request, fds, line):
             line.detach()  # closed with all else that is not the child's

@@ -11,8 +11,10 @@ from forebay.engines import REGISTRY
 
 __all__ = ["is_light", "preload"]
 
-COMMAND_LINE = ("uvloop", "forebay.cli:prepare")
+COMMAND_LINE = ("uvloop", "encodings.idna", "forebay.cli:prepare")
 GATEWAY = ("forebay.gateway.main", "forebay.commands.processes")
+GATEWAY_LATER = ("sqlalchemy.ext.asyncio", "aiosqlite", "forebay.history.store")
+"""The history's database: no gateway serves later for want of it, but each comes to need it."""
 WORKER = ("forebay.worker.main", "forebay.commands.worker")
 GATEWAY_SHARED = ("forebay.gateway.shared",)
 WORKER_SHARED = ("forebay.broker.redis_worker",)
@@ -38,7 +40,8 @@ def preload(
         found += [f"forebay.worker.{row.handler}"] if row.handler else []
         if is_light(kind, engine):
             found.append(REGISTRY[kind, engine].target.partition(":")[0])
-    return list(dict.fromkeys(found))
+    found = list(dict.fromkeys(found))
+    return [*found, "--", *GATEWAY_LATER] if gateways else found
 
 
 def is_light(kind: Kind, engine: str) -> bool:

@@ -84,8 +84,8 @@ class Forked:
 
 
 class Spawner:
-    """``preload``: what the fork server imports, ``module`` or ``module:function``; nothing
-    means that there is none. Use within a running event loop; `close` it."""
+    """``preload``: what the fork server imports, ``module`` or ``module:function``, and after
+    ``--`` what it imports when it has nothing to do; nothing means that there is none. Use within a running event loop; `close` it."""
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
         self._preload = [*preload] if sys.platform == "linux" else []

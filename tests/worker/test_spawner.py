@@ -157,6 +157,19 @@ async def test_a_fork_server_that_does_not_answer_is_not_waited_for(
         assert await ended(process) == 0
 
 
+async def test_what_is_not_needed_at_once_is_loaded_when_nobody_asks(tmp_path: Path) -> None:
+    script = tmp_path / "say.py"
+    script.write_text("import sys\nsys.exit('wave' in sys.modules)")
+    async with spawner("json", "--", "wave") as starter:
+        assert await ended(starter.spawn([sys.executable, str(script)], {})) == 0
+        for _ in range(20):
+            await asyncio.sleep(1.5)
+            if await ended(starter.spawn([sys.executable, str(script)], {})) == 1:
+                break
+        assert await ended(starter.spawn([sys.executable, str(script)], {})) == 1
+        assert starter.warm
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

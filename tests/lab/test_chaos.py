@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,10 @@ from forebay.lab.chaos import Check, NotRun, Options, Scenario, chosen, perform
 from forebay.lab.chaos_network import through
 from forebay.lab.chaos_people import history, within
 from forebay.lab.tts_user import Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "topics" / "faults.md"
+ROWS = {*range(1, 21), *range(26, 34)}
 
 
 def scenario(run: Any, limit_s: float = 5.0) -> Scenario:
@@ -67,8 +73,53 @@ async def test_a_server_that_does_not_start_is_a_miss_and_no_traceback() -> None
 
 def test_rows_of_the_catalogue_are_covered_by_scenarios_or_tests() -> None:
     covered = {row for s in chosen(()) for row in s.rows} | {row for row, _, _ in chaos.TESTED}
-    # 19, a failover to a lagging replica, is a test of the broker.
-    assert covered >= {*range(1, 19), 20, *range(26, 34)}
+    assert covered >= ROWS
+
+
+def rows_of_the_page() -> dict[int, tuple[set[str], set[str]]]:
+    """Of each row of the page: the scenarios and the tests it names."""
+    found = {}
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and cells[0].isdigit():
+            scenarios = set(re.findall(r"`([^`]+)`", cells[2]))
+            found[int(cells[0])] = (scenarios, set(re.findall(r"`([^`]+)`", cells[3])))
+    return found
+
+
+def test_every_fault_has_a_row_and_something_that_covers_it() -> None:
+    page = rows_of_the_page()
+    assert set(page) == ROWS
+    assert [row for row, (scenarios, tests) in page.items() if not scenarios | tests] == []
+
+
+def test_the_page_names_every_scenario_in_its_rows() -> None:
+    page = rows_of_the_page()
+    said = {(row, name) for row, (scenarios, _) in page.items() for name in scenarios}
+    assert said == {(row, s.name) for s in chosen(()) for row in s.rows}
+
+
+def test_every_test_that_the_page_names_is_there() -> None:
+    missing = []
+    for _, tests in rows_of_the_page().values():
+        for name in tests:
+            file, _, test = name.partition("::")
+            tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+            made = {n.name for n in ast.walk(tree)
+                    if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}  # fmt: skip
+            if not test.startswith("test_") or test not in made:
+                missing.append(name)
+    assert missing == []
+
+
+def test_what_has_no_scenario_says_in_which_files_it_is_tested() -> None:
+    page = rows_of_the_page()
+    alone = {row: tests for row, (scenarios, tests) in page.items() if not scenarios}
+    files = {row: {test.partition("::")[0].rpartition("/")[2] for test in tests}
+             for row, tests in alone.items()}  # fmt: skip
+    assert set(files) == {row for row, _, _ in chaos.TESTED}
+    for row, _, where in chaos.TESTED:
+        assert set(where.split(", ")) <= files[row], row
 
 
 def test_a_scenario_of_another_name_is_refused_with_those_there_are() -> None:

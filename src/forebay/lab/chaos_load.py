@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
@@ -50,6 +51,40 @@ async def _post(
         return type(exc).__name__, time.monotonic() - began, ""
 
 
+class Pace(NamedTuple):
+    """Answers a second, and how long the slowest of a hundred took."""
+
+    per_s: float
+    p99_s: float
+
+
+async def _closed_loop(cluster: Cluster, server: Server, people: int, seconds: float) -> Pace:
+    """How fast ``people`` who each ask again at once are answered: what this machine can do
+    today, beside which an overload is judged."""
+    took: list[float] = []
+    end = time.monotonic() + seconds
+
+    async def ask() -> None:
+        while time.monotonic() < end:
+            status, seconds_, _ = await _post(cluster.http, server)
+            if status == "200":
+                took.append(seconds_)
+
+    began = time.monotonic()
+    await asyncio.gather(*(ask() for _ in range(people)))
+    return Pace(len(took) / (time.monotonic() - began), percentile(took, 99))
+
+
+async def _longest_queue(cluster: Cluster, server: Server) -> int:
+    """How many wait at most, until this is cancelled."""
+    most = 0
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            most = max(most, int((await cluster.status(server)).get("queued", 0)))
+            await asyncio.sleep(0.1)
+    return most
+
+
 @register(
     "herd",
     rows=(27,),
@@ -63,19 +98,24 @@ async def herd(options: Options) -> Sequence[Check]:
             *TWO, "--engine", _answers(slots), env={"FOREBAY_LIMITS_QUEUE_JOBS": str(queue)}
         )
         count = options.sized(2000, 60)
+        watch = asyncio.create_task(_longest_queue(cluster, server))
         found = await asyncio.gather(*(_post(cluster.http, server) for _ in range(count)))
+        watch.cancel()
+        longest = await watch
         answers = Counter(status for status, _, _ in found)
         refused = [entry for entry in found if entry[0] in ("503", "429")]
         waits = {after for _, _, after in refused}
         return [
             Check("answers", said(answers), "200 and 503", set(answers) <= {"200", "503", "429"}),
             Check("served", str(answers["200"]), f">= {slots}", answers["200"] >= slots),
+            Check("longest queue", str(longest), f"<= {queue}", longest <= queue),
             Check("refusals that say when to come back",
                   f"{sum(bool(after) for _, _, after in refused)} of {len(refused)}", "all",
                   all(after for _, _, after in refused)),
             Check("different Retry-After", str(len(waits)), ">= 2",
                   len(waits) >= 2 or len(refused) < 20),
-            Check("refused after p99",
+            # With the time that one process takes to open so many connections at once.
+            Check("refused after p99, the crowd's own time included",
                   f"{percentile([s for _, s, _ in refused], 99) * 1000:.0f} ms"),
         ]  # fmt: skip
 
@@ -83,33 +123,45 @@ async def herd(options: Options) -> Sequence[Check]:
 @register(
     "overload",
     rows=(28,),
-    fault="twice the work there is capacity for, for half a minute",
-    expected="goodput stays >= 90 % of capacity",
+    fault="twice the work there is capacity for, for a minute",
+    expected="goodput stays >= 90 % of what was measured before; who is let in waits no longer "
+    "than the queue takes",
 )
 async def overload(options: Options) -> Sequence[Check]:
     slots = options.sized(20, 2)
-    seconds = max(8.0, 30.0 * options.scale)
-    rate = 2 * slots / SERVICE_S
+    queue = 2 * slots
+    seconds = max(8.0, 60.0 * options.scale)
     async with Cluster() as cluster:
         server = await cluster.serve(
-            *TWO, "--engine", _answers(slots), env={"FOREBAY_LIMITS_QUEUE_JOBS": str(2 * slots)}
+            *TWO, "--engine", _answers(slots), env={"FOREBAY_LIMITS_QUEUE_JOBS": str(queue)}
         )
+        before = await _closed_loop(cluster, server, slots, 5.0)
+        rate = 2 * before.per_s
         tasks = []
         began = time.monotonic()
         for n in range(int(rate * seconds)):
             await asyncio.sleep(max(0.0, began + n / rate - time.monotonic()))
             tasks.append(asyncio.create_task(_post(cluster.http, server)))
+        sent_s = time.monotonic() - began
         found = await asyncio.gather(*tasks)
         took_s = time.monotonic() - began
+        after = await _closed_loop(cluster, server, slots, 5.0)
+        # The machine may have been given to somebody else meanwhile: the slower of the two.
+        per_s = min(before.per_s, after.per_s)
         answers = Counter(status for status, _, _ in found)
-        capacity = slots / SERVICE_S * took_s
-        share = answers["200"] / capacity
+        share = answers["200"] / took_s / per_s
+        waited_s = 1.5 * max(before.p99_s, after.p99_s) + queue / per_s
         return [
+            Check("capacity before and after",
+                  f"{before.per_s:.1f}/s, {after.per_s:.1f}/s of {slots / SERVICE_S:g}/s"),
+            Check("offered", f"{len(tasks) / sent_s:.1f}/s for {sent_s:.0f} s", "more than capacity",
+                  len(tasks) / sent_s > per_s),
             Check("answers", said(answers), "200 and 503", set(answers) <= {"200", "503", "429"}),
             Check("refused", str(answers["503"]), "> 0", answers["503"] > 0),
             Check("goodput", f"{share:.0%} of capacity", ">= 90 %", share >= 0.9),
-            within("admitted", [s for status, s, _ in found if status == "200"], 3.0, 99),
-        ]
+            within("admitted", [s for status, s, _ in found if status == "200"],
+                   round(waited_s, 2), 99),
+        ]  # fmt: skip
 
 
 @register(
@@ -124,19 +176,28 @@ async def flood(options: Options) -> Sequence[Check]:
     async with Cluster() as cluster:
         server = await cluster.serve(*TWO, "--engine", _answers(slots), env=env)
         alone = [(await _post(cluster.http, server, {"X-Tenant": "light"}))[1] for _ in range(8)]
-        heavy = [
-            asyncio.create_task(_post(cluster.http, server, {"X-Tenant": "heavy"}))
-            for _ in range(slots * 20)
-        ]
+        began = time.monotonic()
+        ended: list[float] = []
+
+        async def push() -> None:
+            if (await _post(cluster.http, server, {"X-Tenant": "heavy"}))[0] == "200":
+                ended.append(time.monotonic())
+
+        heavy = [asyncio.create_task(push()) for _ in range(slots * 20)]
         await asyncio.sleep(SERVICE_S)
         light = [(await _post(cluster.http, server, {"X-Tenant": "light"}))[1] for _ in range(8)]
+        served = len(light) + len(ended)
+        service_s = slots * (time.monotonic() - began) / served  # as long as one took meanwhile
+        waiting = sum(not task.done() for task in heavy)
         for task in heavy:
             task.cancel()
         await asyncio.gather(*heavy, return_exceptions=True)
-        limit_s = 1.2 * percentile(alone, 99) + SERVICE_S
+        limit_s = 1.2 * percentile(alone, 99) + service_s
         return [
             Check("alone p99", f"{percentile(alone, 99):.2f} s"),
-            within("the light tenant beside the flood", light, limit_s, 99),
+            Check("one service beside the flood", f"{service_s:.2f} s of {SERVICE_S:g} s"),
+            Check("of the flood still waiting", str(waiting), "> 0", waiting > 0),
+            within("the light tenant beside the flood", light, round(limit_s, 2), 99),
         ]
 
 

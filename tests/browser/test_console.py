@@ -77,16 +77,16 @@ async def test_without_voice_the_text_comes_alone(page: Page) -> None:
 
 
 async def test_every_page_links_to_every_other(page: Page) -> None:
-    await expect(page.locator(".views a:visible")).to_have_count(5)
+    await expect(page.locator(".views a:visible")).to_have_count(6)
     paths = await page.locator(".views a").evaluate_all("all => all.map((a) => a.pathname)")
-    assert paths[3:] == ["/captions", "/notebook"]
+    assert paths[3:] == ["/captions", "/notebook", "/pools"]
     origin = await page.evaluate("location.origin")
     for path in [*paths, "/room?room=x", "/speak?room=x"]:
         await page.goto(origin + path)
         found = page.locator(".views a")
         assert await found.evaluate_all("all => all.map((a) => a.pathname)") == paths, path
         await expect(page.locator(".views a[aria-current]")).to_have_count(1)
-        await expect(page.locator(".views a:visible")).to_have_count(5)
+        await expect(page.locator(".views a:visible")).to_have_count(6)
 
 
 async def test_text_from_people_and_models_is_never_markup(page: Page) -> None:

@@ -40,8 +40,10 @@ PUBLIC_PATHS = {
     "/room",
     "/speak",
     "/notebook",
+    "/pools",
+    "/api/session",
 }
-"""Health, and pages: files that say nothing of anybody."""
+"""Health, pages (files that say nothing of anybody), and signing out."""
 
 ROOM_READING = {
     "/api/list",
@@ -150,7 +152,8 @@ async def test_off_loopback_every_route_asks_for_a_key_with_its_scope(
 def test_only_the_health_list_and_pages_are_public() -> None:
     open_to_all = [route for route in routes() if route.needs == PUBLIC]
     assert {route.path for route in open_to_all} == PUBLIC_PATHS | ROOM_READING
-    assert {route.method for route in open_to_all} == {"GET", "WEBSOCKET"}
+    changing = {route.path for route in open_to_all if route.method not in ("GET", "WEBSOCKET")}
+    assert changing == {"/api/session"}, "forgets the caller's own cookie, nothing else"
 
 
 @pytest.mark.parametrize("personality", [MAIN, PERSONALITIES["captions"]], ids=["main", "captions"])

@@ -2,8 +2,13 @@
 
 On loopback whoever connects is ``local`` and may do everything, unless they show a key of
 ours, which then counts. Elsewhere a key is demanded: ``Authorization: Bearer fb_...``, a
-one-time ticket in the query of a WebSocket (browsers cannot set headers there), or, on
-compat ports only, ``?api_key=`` as the originals took it.
+one-time ticket in the query of a WebSocket (browsers cannot set headers there), the cookie
+of somebody who signed in to the console, or, on compat ports only, ``?api_key=`` as the
+originals took it.
+
+The cookie is the key itself: every gateway knows it, and revoking the key ends it. No script
+can read it (HttpOnly), no other site can send it (SameSite=Strict), and it counts only where
+no page but our own can have asked: see `_cookie`.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -24,7 +30,20 @@ from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import MAIN, Port, is_loopback
 from forebay.gateway.responses import Scope
 
-__all__ = ["LOCAL", "PUBLIC", "Auth", "Principal", "Tickets", "port_of", "refuse_open_bind"]
+__all__ = [
+    "COOKIE",
+    "LOCAL",
+    "PUBLIC",
+    "Auth",
+    "Principal",
+    "Tickets",
+    "bearer",
+    "port_of",
+    "refuse_open_bind",
+]
+
+COOKIE = "forebay_key"
+"""What signing in to the console leaves in the browser."""
 
 PUBLIC = ""
 """The scope of routes that anyone may call: health, and the console's own files."""
@@ -112,6 +131,11 @@ class Auth:
         they do not: whoever is there has an account on this machine."""
         return not port.loopback or self.demands_key(port)
 
+    def signed_in(self, scope: Scope) -> bool:
+        """Whether this request was let in by the cookie of somebody who signed in."""
+        port = port_of(scope)
+        return bearer(scope) is None and self.demands_key(port) and _cookie(scope, port) is not None
+
     def check(self, scope: Scope, needs: str, *, orchestrator: bool = False) -> Principal:
         """Who makes this request, if they may do ``needs`` (one of `keys.SCOPES` or
         `PUBLIC`). Raises `Forbidden` or `Unauthorized`.
@@ -132,7 +156,10 @@ class Auth:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=100)
         if "ticket" in query and scope["type"] == "websocket":
             return self.tickets.redeem(query["ticket"][0])
-        shown = _bearer(scope)
+        shown = bearer(scope)
+        demanded = self.demands_key(port)
+        if shown is None and demanded:
+            shown = _cookie(scope, port)
         if shown is None and port.personality.compat and "api_key" in query:
             shown = query["api_key"][0]
         if orchestrator and port.personality.compat and self.options.orch_api_key is not None:
@@ -141,7 +168,6 @@ class Auth:
             if shown is None or not shown.startswith(PREFIX):
                 raise Unauthorized("this port asks for the orchestrator's api key")
             return self._by_key(shown)
-        demanded = self.demands_key(port)
         if shown is not None and (demanded or shown.startswith(PREFIX)):
             return self._by_key(shown)
         if demanded:
@@ -178,12 +204,34 @@ def refuse_open_bind(addresses: Sequence[str], options: GatewayOptions) -> None:
         )
 
 
-def _bearer(scope: Scope) -> str | None:
+def bearer(scope: Scope) -> str | None:
+    """The key in the Authorization header."""
     value = header(scope, b"authorization")
     if value is None:
         return None
     scheme, _, rest = value.partition(" ")
     return rest.strip() if scheme.lower() == "bearer" and rest.strip() else None
+
+
+def _cookie(scope: Scope, port: Port) -> str | None:
+    """The key of somebody who signed in here with a browser.
+
+    Only on ports without the originals' loose rules; only with an Origin, which `check_origin`
+    has found to be ours, or, as browsers send none with what merely reads, for a GET that no
+    other site made."""
+    cookies = header(scope, b"cookie")
+    if cookies is None or COOKIE not in cookies or port.personality.compat:
+        return None
+    if header(scope, b"origin") is None:
+        site = header(scope, b"sec-fetch-site") or "same-origin"
+        if scope.get("method") not in ("GET", "HEAD") or site not in ("same-origin", "none"):
+            return None
+    found = SimpleCookie()
+    try:
+        found.load(cookies)
+    except CookieError:
+        return None
+    return found[COOKIE].value if COOKIE in found else None
 
 
 def _same(a: str, b: str) -> bool:

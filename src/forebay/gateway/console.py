@@ -16,7 +16,7 @@ from forebay.gateway.access import header
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.responses import Headers, Receive, Scope, Send, reply
 
-__all__ = ["PAGE_HEADERS", "named_page", "page", "static"]
+__all__ = ["PAGE_HEADERS", "named_page", "page", "pools_page", "static"]
 
 WEB = Path(__file__).parent / "web"
 TYPES = {
@@ -71,6 +71,11 @@ def _files() -> dict[str, _File]:
 async def page(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
     """The console page."""
     await _send(scope, send, "index.html")
+
+
+async def pools_page(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    """``/pools``: the operator's page."""
+    await _send(scope, send, "pools.html")
 
 
 async def named_page(scope: Scope, send: Send, name: str) -> None:

@@ -150,7 +150,8 @@ class GatewayContext:
     """Quotas of audio."""
 
     def __post_init__(self) -> None:
-        book = (self.broker.audio, self.hub.spawn)
+        shared = self.recognition.audio.tenant_s is not None
+        book = (self.broker.audio, self.hub.spawn) if shared else None
         self.audio = AudioDoor(self.recognition.audio, self.clock, book)
         if self.scribe is not None:
             self.scribe.on_ended = self.audio.ended

@@ -18,7 +18,7 @@ from forebay.gateway.captions_pages import ROUTES as CAPTION_PAGES
 from forebay.gateway.captions_socket import ROUTES as CAPTION_SOCKETS
 from forebay.gateway.chat import serve_chat
 from forebay.gateway.connection import serve_websocket
-from forebay.gateway.console import static
+from forebay.gateway.console import pools_page, static
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.http import ROUTES as OPENAI_ROUTES
 from forebay.gateway.http import health as model_health
@@ -37,6 +37,7 @@ from forebay.gateway.probe import ROUTES as PROBE_ROUTES
 from forebay.gateway.responses import Receive, Scope, Send
 from forebay.gateway.responses_api import ROUTES as RESPONSE_ROUTES
 from forebay.gateway.routes import Handler, Route
+from forebay.gateway.sign_in import ROUTES as SIGN_IN_ROUTES
 
 __all__ = ["routes"]
 
@@ -130,6 +131,7 @@ def routes() -> list[Route]:
         *NOTEBOOK_FILE_ROUTES,
         *PROBE_ROUTES,
         *RESPONSE_ROUTES,
+        *SIGN_IN_ROUTES,
         *_recognition(),
         *_voice(),
     ]
@@ -141,6 +143,7 @@ def _own() -> list[Route]:
 
     return [
         get("/", faces.root),
+        get("/pools", pools_page, on=frozenset({"main"})),
         get("/static/{name:path}", static, on=CONSOLES | PHOTO_PORTS),
         get("/healthz", faces.tts_health),
         get("/tts/healthz", faces.tts_health),

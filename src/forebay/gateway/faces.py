@@ -34,7 +34,7 @@ __all__ = [
     "tts_health",
 ]
 
-VIEWS = ("talk", "listen", "photos", "captions", "notebook")
+VIEWS = ("talk", "listen", "photos", "captions", "notebook", "pools")
 
 
 async def root(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
@@ -198,6 +198,7 @@ async def status(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
             "first_bytes": ctx.metrics.first_bytes(),
             "ports": {name: PERSONALITIES[name].about for name in ctx.ports},
             "views": _views(port_of(scope).personality),
+            "signed_in": ctx.auth.signed_in(scope),
         },
     )
 

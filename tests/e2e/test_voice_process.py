@@ -8,6 +8,7 @@ import time
 import urllib.request
 from typing import Any
 
+import psutil
 import pytest
 from test_serve_process import Served, speech_workers
 from websockets.asyncio.client import ClientConnection, connect
@@ -118,6 +119,30 @@ async def test_a_worker_killed_mid_sentence_and_a_lost_connection_cost_no_unit(s
         assert await second.rest() == 1000
         assert first.units() + second.units(have) == TEXT
         assert second.heard[-1]["type"] == "tts_end"
+
+
+async def test_a_gateway_that_stood_still_hears_a_resume_before_it_takes_silence_for_one(served):
+    gateway = next(
+        p for p in psutil.Process(served.process.pid).children() if "_gateway" in p.cmdline()
+    )
+    async with talk(served) as ws:
+        first = Talk(ws, "still")
+        await first.start()
+        await first.say("text_delta", seq=1, text=TEXT)
+        await first.until("audio_chunk")
+        await asyncio.sleep(0.5)  # more is on its way, and will not be read
+        ws.transport.abort()
+    have = len(first.units())
+    async with talk(served) as ws:
+        second = Talk(ws, "still")
+        await second.start()
+        gateway.suspend()
+        await second.say("resume", last_unit_index_received=have - 1)
+        await asyncio.sleep(1.3)  # past the second after which silence counts as an answer
+        gateway.resume()
+        await second.say("text_end", seq=2)
+        assert await second.rest() == 1000
+        assert first.units() + second.units(have) == TEXT
 
 
 async def test_cancel_is_answered_at_once_and_frees_the_slot(served):

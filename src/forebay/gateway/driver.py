@@ -51,6 +51,7 @@ from forebay.core.intents import (
     Unread,
 )
 from forebay.core.kinds import Kind
+from forebay.core.lease import SECOND_LOOK_S
 from forebay.core.session import Phase, Session
 from forebay.core.spec import JobView, QueuePlace
 from forebay.dialects import About, Frame, Leave, SessionDialect, error_of
@@ -76,6 +77,9 @@ __all__ = ["Hold"]
 
 log = structlog.get_logger(__name__)
 
+LATE_S = 0.05
+"""A timer later than this means that this process had no processor meanwhile."""
+
 Fact = Event | None
 
 
@@ -91,6 +95,7 @@ class Hold:
         "_first_text_at",
         "_fresh",
         "_idle_life",
+        "_looks_again",
         "_meter",
         "_model",
         "_notices",
@@ -142,6 +147,7 @@ class Hold:
         self._unlisten: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
+        self._looks_again = False
         self._first_text_at: float | None = None
         self._fresh = False
         self._notices = Notices(ctx, dialect.notice_gap_s, self._tell_place, dialect.kind)
@@ -228,6 +234,14 @@ class Hold:
         self.tell(Idle(for_s))
 
     def _ticked(self) -> None:
+        clock, due = self._ctx.clock, self._timer_at
+        if due is not None and clock() > due + LATE_S and not self._looks_again:
+            # This process stood still. What the client said meanwhile is read before anybody
+            # concludes that it said nothing.
+            self._looks_again = True
+            self._timer = self._ctx.hub.call_at(clock() + SECOND_LOOK_S, self._ticked)
+            return
+        self._looks_again = False
         self._timer = self._timer_at = None
         self.tell(Tick())
 

@@ -21,7 +21,7 @@ from forebay.core.events import Audio, Consumed, Ended, OutputEvent, Text
 from forebay.core.kinds import KINDS, Kind
 from forebay.core.spec import JobSpec, WorkerInfo
 from forebay.core.stream import Stamper
-from forebay.errors import ForebayError, ResumeNotAvailable, StateLost
+from forebay.errors import ForebayError, ResumeNotAvailable, StateLost, StoreDown
 from forebay.gateway.hub import AudioPace, Hub
 from forebay.gateway.reader import HOLD_BYTES, HOLD_EVENTS, Reader
 
@@ -173,6 +173,34 @@ def test_a_finished_stream_of_any_length_is_read_to_its_end(events: int) -> None
             await asyncio.sleep(1)
             assert len(s.encoded) == events + 1
             assert [e.state for e in s.ended] == ["completed"]
+
+    run(body())
+
+
+@pytest.mark.parametrize("mark", [None, ("units", 1)])
+def test_a_store_that_does_not_answer_a_readers_first_question_is_asked_again(
+    mark: tuple[str, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything was pushed before the reader was there: nobody pushes it again."""
+
+    async def body() -> None:
+        async with scene() as s:
+            s.write("a", "b", end=True)
+            name = "read_after" if mark is None else "read_after_mark"
+            real, asked = getattr(s.broker, name), 0
+
+            async def away(*args: Any, **kwargs: Any) -> Any:
+                nonlocal asked
+                asked += 1
+                if asked <= 2:
+                    raise StoreDown("no answer within 0.9 s")
+                return await real(*args, **kwargs)
+
+            monkeypatch.setattr(s.broker, name, away)
+            s.open(**({} if mark is None else {"mark": mark}))
+            await asyncio.sleep(2)
+            assert s.heard() == ("abend" if mark is None else "bend")
+            assert (asked, len(s.ended), s.reset) == (3, 1, [])
 
     run(body())
 

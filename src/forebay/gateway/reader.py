@@ -361,7 +361,11 @@ class Reader:
         try:
             events = await self._read()
         except StoreDown:
-            await asyncio.sleep(STORE_DOWN_S)  # the stream is where it was: it is read again
+            await asyncio.sleep(STORE_DOWN_S)
+            self._pulling = None
+            if not self.closed:
+                self._pull()  # nothing was learnt: there may be events that nobody pushes again
+            return
         except ForebayError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - the supervised boundary of one reader

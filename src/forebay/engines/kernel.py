@@ -229,6 +229,7 @@ class NotebookKernels:
         kernel = Kernel(name, book.files.folder, self._housing, lambda k: self._ended(book, k))
         await kernel.start()
         if not kernel.alive:
+            await kernel.stop(now=True)  # it belongs to no notebook yet: nobody else would
             raise EngineFailed("the kernel ended as soon as it had started")
         book.kernel = kernel
         self._books[book.affinity] = book  # it may have been let go while this cell waited

@@ -382,6 +382,7 @@ class Kernel:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SHUTDOWN_S):
                     await self._ended.wait()
+        self._adopt()
         if self._process is not None and not self._ended.is_set():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -389,6 +390,13 @@ class Kernel:
                 self._process.kill()
             await self._ended.wait()
         await self._tidy()
+
+    def _adopt(self) -> None:
+        """Take over a process whose start was broken off after it had been made."""
+        made = getattr(getattr(self._manager, "provisioner", None), "process", None)
+        if self._process is None and made is not None:
+            self._process = made
+            self._watch(made)
 
     async def _tidy(self) -> None:
         guard, self._guard = self._guard, None

@@ -224,7 +224,7 @@ async def test_status_shows_every_field_of_a_pool_even_zero() -> None:
     assert answer["first_bytes"]["ttfa_ms"] == {"p50": 0, "p95": 0, "p99": 0, "n": 0}
     assert answer["ready"] is False
     assert answer["ports"] == {"main": "console and every protocol"}
-    assert answer["views"] == ["talk", "listen", "photos", "captions", "notebook"]
+    assert answer["views"] == ["talk", "listen", "photos", "captions", "notebook", "pools"]
 
 
 async def test_a_port_of_an_original_links_only_to_pages_that_work_there() -> None:

@@ -30,7 +30,12 @@ def _enhance(
     url: Url = DEFAULT_URL,
     form: Annotated[str, typer.Option("--format", help="jpeg, png or webp.")] = "jpeg",
     level: Annotated[str, typer.Option("--quality", help="fast, medium or high.")] = "high",
-    mode: Annotated[str, typer.Option(help="photo, perceptual or face.")] = "photo",
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="photo; perceptual (sharper, further from the original than a filter); or face."
+        ),
+    ] = "photo",
     tile_size: Annotated[int, typer.Option(min=256, max=512, help="Pixels.")] = 400,
     uploads: Annotated[int, typer.Option(min=1, max=20, help="Photos sent at once.")] = 2,
     force: Annotated[bool, typer.Option("--force", help="Write over results.")] = False,

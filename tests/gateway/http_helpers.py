@@ -18,6 +18,7 @@ from forebay.errors import ForebayError
 from forebay.gateway.app import GatewayApp
 from forebay.gateway.auth import Auth
 from forebay.gateway.context import GatewayContext
+from forebay.gateway.dropping import Dropper
 from forebay.gateway.endpoints import routes
 from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
@@ -112,7 +113,9 @@ class Stand:
 @asynccontextmanager
 async def stand(*, stock: bool = False, **context: Any) -> AsyncIterator[Stand]:
     """``stock``: on uvicorn's own protocol classes instead of ours."""
-    broker = LocalBroker(Settings())
+    blobs = context.get("blobs")
+    dropper = None if blobs is None else Dropper(blobs)  # as the gateway's own start has it
+    broker = LocalBroker(Settings(), drop_blobs=dropper.drop if dropper else lambda names: None)
     options = GatewayOptions()
     metrics = GatewayMetrics()
     async with Hub(broker, "g1", asyncio.get_running_loop().time) as hub:
@@ -132,3 +135,5 @@ async def stand(*, stock: bool = False, **context: Any) -> AsyncIterator[Stand]:
             await text.close()
             await speech.close()
             await broker.close()
+            if dropper is not None:
+                await dropper.close()

@@ -322,6 +322,38 @@ async def test_a_deleted_result_is_gone(gateway: PhotoStand, client: Any) -> Non
     assert (await ask(client, gateway, "/api/v1/tasks"))["total_tasks"] == 0
 
 
+async def empty(gateway: PhotoStand) -> None:
+    async with asyncio.timeout(10):
+        while gateway.files():  # noqa: ASYNC110 - another thread
+            await asyncio.sleep(0.01)
+
+
+async def test_a_deleted_task_leaves_no_file_behind(gateway: PhotoStand, client: Any) -> None:
+    made = await (await post(client, gateway, jpeg())).json()
+    await done(client, gateway, made["task_id"])
+    assert len(gateway.files()) >= gateway.tiles + 1  # tiles and the result, at least
+    async with client.delete(f"{gateway.url}/api/v1/tasks/{made['task_id']}"):
+        pass
+    await empty(gateway)
+
+
+async def test_a_cancelled_task_leaves_no_tile_behind_when_it_is_deleted(
+    gateway: PhotoStand, client: Any
+) -> None:
+    gateway.go.clear()
+    made = await (await post(client, gateway, jpeg())).json()
+    url = f"{gateway.url}/api/v1/tasks/{made['task_id']}"
+    async with client.get(f"{url}/events") as response, asyncio.timeout(10):
+        while b"event: tile" not in await response.content.readline():
+            continue
+        async with client.delete(url) as deleted:
+            assert (await deleted.json())["message"] == "Task cancelled"
+        await response.content.read()
+    async with client.delete(url) as deleted:
+        assert (await deleted.json())["message"] == "Task deleted"
+    await empty(gateway)
+
+
 # ------------------------------------------------------------------------------- refusals
 
 

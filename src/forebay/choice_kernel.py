@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,10 @@ def by_default(config: Config) -> list[str]:
     if enabled == "no" or not packages or not is_loopback(config[table.HOST]):
         return []
     as_root = os.geteuid() == 0 and config[table_kernel.CONFINE] != "never"
-    if (as_root or config[table_kernel.CONFINE] == "always") and shutil.which("bwrap") is None:
-        return []
+    if as_root or config[table_kernel.CONFINE] == "always":
+        from forebay.engines.kernel_jail import probe
+
+        return ["python"] if probe()[0] is not None else []
     return ["python"]
 
 

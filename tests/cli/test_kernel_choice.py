@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from forebay.choice import choose
 from forebay.choice_kernel import placed
 from forebay.config import Config, load, rows
 from forebay.core.kinds import Kind
+from forebay.engines import kernel_jail
 from forebay.serve import compose
 
 
@@ -25,7 +25,7 @@ def kernels(config: Config, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("uid", "bwrap", "more", "served"),
+    ("uid", "jail", "more", "served"),
     [
         (1000, True, {}, True),
         (1000, False, {}, True),
@@ -43,12 +43,12 @@ def test_notebooks_run_code_by_default_where_that_is_safe(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     uid: int,
-    bwrap: bool,
+    jail: bool,
     more: dict[str, object],
     served: bool,
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/bwrap" if bwrap else None)
+    monkeypatch.setattr(kernel_jail, "probe", lambda: (object() if jail else None, ""))
     assert kernels(settled(tmp_path, **more), tmp_path) == (["python"] if served else [])
 
 

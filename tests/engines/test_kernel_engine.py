@@ -11,7 +11,7 @@ import pytest
 from forebay.core.events import Cell, Display, FileOp, Result
 from forebay.core.kinds import Kind
 from forebay.core.spec import LoadStage
-from forebay.engines import Resume, create
+from forebay.engines import Resume, create, kernel_jail
 from forebay.engines import kernel as module
 from forebay.engines.kernel import NotebookKernels
 from forebay.errors import BadRequest, CannotBoot, ConfigError
@@ -36,6 +36,22 @@ async def test_as_root_without_bubblewrap_the_refusal_names_the_way_out(
     info = await engine(tmp_path, confine="never").load(stages.append)
     assert info.facts["confined"] is False
     assert stages[-1].detail == "not confined: it was switched off"
+
+
+async def test_as_root_a_jail_without_a_cgroup_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(kernel_jail, "_try", lambda jail: "")
+    monkeypatch.setattr(kernel_jail.shutil, "which", lambda name: "/bin/true")
+    monkeypatch.setattr(kernel_jail, "usable_cgroup", lambda name, limits: None)
+    with pytest.raises(CannotBoot, match=r"only a cgroup bounds.*kernel\.confine"):
+        await engine(tmp_path).load(lambda stage: None)
+    with pytest.raises(CannotBoot, match="must be confined"):
+        await engine(tmp_path, confine="always").load(lambda stage: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    info = await engine(tmp_path, confine="always").load(lambda stage: None)
+    assert info.facts["confined"] is True  # this user's processes can be counted without one
 
 
 async def test_as_another_user_without_bubblewrap_kernels_run_unless_they_must_be_confined(

@@ -17,18 +17,16 @@ import zmq
 from forebay.core.events import Cell
 from forebay.engines import Resume, kernel_process
 from forebay.engines.kernel import NotebookKernels
-from forebay.engines.kernel_jail import Limits
+from forebay.engines.kernel_jail import Jail, Limits
 from forebay.engines.kernel_process import Housing, Kernel
 from forebay.errors import EngineFailed
 
 MiB = 1024 * 1024
 
 
-def kernel(folder: Path, start_s: float = 60.0) -> Kernel:
+def kernel(folder: Path, start_s: float = 60.0, jail: Jail | None = None) -> Kernel:
     limits = Limits(memory_bytes=1024 * MiB, disk_bytes=64 * MiB, processes=128, cpus=1.0)
-    housing = Housing(
-        jail=None, limits=limits, flush_s=0.01, start_s=start_s, interrupt_s=1.0, groups=False
-    )
+    housing = Housing(jail=jail, limits=limits, flush_s=0.01, start_s=start_s, interrupt_s=1.0)
     return Kernel("forebay-test", folder, housing, lambda ended: None)
 
 
@@ -109,3 +107,13 @@ async def test_a_kernel_that_ends_as_soon_as_it_has_started_is_cleared_away(
             async for _ in engine.step(book, [Cell(code="1")]):
                 pass
         await engine.unload()
+
+
+async def test_a_kernel_of_root_whose_cgroup_cannot_be_made_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(kernel_process, "usable_cgroup", lambda name, limits: None)
+    with nothing_left():
+        with pytest.raises(EngineFailed, match="no cgroup can be made"):
+            await kernel(tmp_path, jail=Jail("bwrap", frozenset())).start()

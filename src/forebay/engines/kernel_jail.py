@@ -5,7 +5,8 @@ environment, the system's programs and this Python read-only, the notebook's fol
 `/tmp`. Not there: this machine's processes and sockets, the gateway, Redis, other notebooks,
 home folders, the data folder. Memory, processes and processor time of the whole kernel are
 bounded by a cgroup; per process also by resource limits, which alone count where no cgroup
-can be made (then the number of processes is bounded by the user namespace).
+can be made (then the number of processes is bounded for the user). Root is exempt from that
+bound: without a cgroup there is no jail for its kernels.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ def probe() -> tuple[Jail | None, str]:
             found = Jail(program, tried)
             why = _try(found)
             if not why:
-                return found, ""
+                unbounded = _unbounded()
+                return (None, unbounded) if unbounded else (found, "")
     except (OSError, subprocess.TimeoutExpired) as error:
         why = str(error)
     return None, f"bubblewrap cannot make its namespaces here: {why}"
@@ -176,6 +178,19 @@ def _try(jail: Jail) -> str:
     )
     ran = subprocess.run(argv, capture_output=True, text=True, timeout=PROBE_S, check=False)
     return "" if ran.returncode == 0 else (ran.stderr.strip()[-200:] or f"exit {ran.returncode}")
+
+
+def _unbounded() -> str:
+    """Why root's kernels could have any number of processes here; empty: they could not.
+    Namespaces or not, the system exempts root from the limit of processes of a user."""
+    if os.geteuid() != 0:
+        return ""
+    limits = Limits(memory_bytes=64 * MiB, disk_bytes=MiB, processes=16, cpus=1.0)
+    group = usable_cgroup(f"forebay-{os.getpid()}-0", limits)
+    if group is None:
+        return "of root's kernels only a cgroup bounds the processes, and none can be made here"
+    group.remove()
+    return ""
 
 
 # ------------------------------------------------------------------------------ cgroups

@@ -151,6 +151,8 @@ class Kernel:
         environment["IPYTHONDIR"] = str(self._folder / "ipython")
         if housing.groups and housing.jail is not None:
             self._group = await asyncio.to_thread(usable_cgroup, self._name, housing.limits)
+            if self._group is None and os.geteuid() == 0:
+                raise OSError("no cgroup can be made, and nothing else bounds root's processes")
         environment["FOREBAY_KERNEL"] = boot_settings(
             housing.limits,
             flush_s=housing.flush_s,

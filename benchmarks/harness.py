@@ -27,11 +27,18 @@ FOREBAY = Path(sys.executable).parent / "forebay"
 console = Console()
 
 
+_held: list[socket.socket] = []
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody else is given while this process lives: the socket that found it
+    stays bound, which a server that reuses addresses may listen beside."""
+    probe = socket.socket()
+    probe.bind(("127.0.0.1", 0))
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _held.append(probe)
+    port: int = probe.getsockname()[1]
+    return port
 
 
 class Server:
@@ -51,7 +58,7 @@ class Server:
         return f"ws://127.0.0.1:{self.port}/tts"
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.http + path, timeout=5) as answer:
+        with urllib.request.urlopen(self.http + path, timeout=60) as answer:
             return json.load(answer)
 
     def tree(self) -> list[psutil.Process]:
@@ -86,7 +93,7 @@ class Server:
                 total += times.user + times.system
         return total
 
-    def wait_spares(self, limit_s: float = 60.0) -> None:
+    def wait_spares(self, limit_s: float = 240.0) -> None:
         """Until no worker is loading any more: a spare that loads takes half a small machine."""
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
@@ -103,7 +110,7 @@ class Server:
             if self.process.poll() is not None:
                 break
             with contextlib.suppress(urllib.error.URLError, OSError):
-                with urllib.request.urlopen(self.http + path, timeout=2) as answer:
+                with urllib.request.urlopen(self.http + path, timeout=20) as answer:
                     if answer.status == 200:
                         return
             time.sleep(0.1)
@@ -113,7 +120,7 @@ class Server:
 @contextlib.contextmanager
 def serving(
     *arguments: str,
-    ready_s: float = 60.0,
+    ready_s: float = 240.0,
     env: dict[str, str] | None = None,
     wait: str = "/readyz",
 ) -> Iterator[Server]:
@@ -148,7 +155,7 @@ def stop(server: Server) -> None:
     with contextlib.suppress(ProcessLookupError):
         server.process.send_signal(signal.SIGINT)
     try:
-        server.process.wait(10)
+        server.process.wait(60)
     except subprocess.TimeoutExpired:
         server.process.kill()
         server.process.wait()

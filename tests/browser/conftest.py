@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from benchmarks.harness import Server, serving
 from browser_tools import ARGUMENTS, CHROMIUM
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+HANG_MS = 120_000
+expect.set_options(timeout=60_000)  # only what hangs takes as long
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +31,9 @@ async def browser() -> AsyncIterator[Browser]:
     if CHROMIUM is None:
         pytest.fail("chromium is not installed, run: make setup-system")
     async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        chromium = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=ARGUMENTS, timeout=HANG_MS
+        )
         yield chromium
         await chromium.close()
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.harness import Server
 from playwright.async_api import Browser, Page, expect
 
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 async def until(page: Page, condition: str) -> None:
@@ -27,12 +27,28 @@ async def finished(page: Page) -> None:
     await until(page, "!window.forebay.chat.active")
 
 
+WRITTEN_WHEN_SOUND_BEGAN = """() => new Promise((found) => {
+  const look = () => {
+    const { player, chat } = window.forebay;
+    const written = [...document.querySelectorAll(".answer")].at(-1)?.innerText.length ?? 0;
+    if (!chat.active) found(null);
+    else if (player.ahead() > 0) found(written);
+    else setTimeout(look, 2);
+  };
+  look();
+})"""
+
+
 async def test_an_answer_is_written_and_spoken_while_it_is_still_written(page: Page) -> None:
-    await ask(page)
-    await until(page, "window.forebay.player.ahead() > 0 && window.forebay.chat.active")
-    written_when_sound_began = len(await page.inner_text(".answer"))
-    await finished(page)
-    assert len(await page.inner_text(".answer")) >= written_when_sound_began
+    for _ in range(10):  # a page that was held up may see only the end of an answer
+        await ask(page)
+        written = await page.evaluate(WRITTEN_WHEN_SOUND_BEGAN)
+        await finished(page)
+        whole = len(await page.locator(".answer").last.inner_text())
+        if written is not None and written < whole:
+            break
+    assert written is not None, "no sound while the answer was written"
+    assert 0 < written < whole
     await expect(page.locator("#first-word")).to_contain_text("ms")
     await expect(page.locator("#first-sound")).to_contain_text("ms")
     await expect(page.locator("#prompt")).to_have_value("")
@@ -49,7 +65,7 @@ async def test_stop_ends_the_answer_and_frees_the_slot(page: Page, server: Serve
     await finished(page)
     await expect(page.locator(".foot")).to_have_text("stopped")
     await expect(page.locator("#stopped")).to_contain_text("ms")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await asyncio.to_thread(server.get, "/api/status"))["running"]:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 

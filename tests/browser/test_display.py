@@ -186,7 +186,7 @@ async def test_the_options_of_the_address_are_kept(
         assert await page.evaluate(f"{style}.fontSize") == "40px"
         assert "Georgia" in await page.evaluate(f"{style}.fontFamily")
         assert await page.locator("#lines .stamp:visible").count() == 0
-        await expect(lines(page)).to_have_count(0, timeout=4000)
+        await expect(lines(page)).to_have_count(0)
 
 
 async def test_obs_sees_through_the_page(browser: Browser, server: Server, room: str) -> None:
@@ -304,7 +304,7 @@ async def test_the_console_counts_lists_exports_and_makes_links(
     async with opened(browser, server, f"/display?room={room}&fade=0") as display:
         await live(display)
         async with opened(browser, server, f"/room?room={room}") as page:
-            await expect(page.locator("#present")).to_have_text("2", timeout=6000)
+            await expect(page.locator("#present")).to_have_text("2")
             await expect(page.locator("#messages")).to_have_text("1")
             await expect(page.locator("#who li")).to_have_count(2)
             for form, begin in (("srt", "1\n00:00:00"), ("vtt", "WEBVTT"), ("txt", "[")):

@@ -14,7 +14,7 @@ from playwright.async_api import Page, async_playwright, expect
 from forebay.core.audio import wav_header
 from forebay.core.tones import speak
 
-LIMIT_S = 20
+LIMIT_S = 60
 SOUND = speak(range(100))
 
 

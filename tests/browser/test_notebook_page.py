@@ -11,7 +11,7 @@ import pytest
 from benchmarks.harness import Server, serving
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
-LIMIT_MS = 20_000
+LIMIT_MS = 120_000
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ async def test_output_is_live_and_a_reload_shows_all_of_it_and_goes_on(page: Pag
     await page.reload()
     await ready(page)
     again = page.locator(".cell").first
-    await expect(again.locator("pre.stdout")).to_contain_text("line 0\nline 1\n", timeout=5000)
+    await expect(again.locator("pre.stdout")).to_contain_text("line 0\nline 1\n")
     await expect(again).to_have_attribute("data-state", "running")
     await expect(again.locator("textarea")).to_have_value(re.compile("range"))
     await over(again)
@@ -98,7 +98,7 @@ async def test_a_reload_that_meets_another_gateway_shows_the_output_too(page: Pa
     await page.route(re.compile(r"/v1/notebooks/[\w-]+$"), knows_no_cells)
     await page.reload()
     await ready(page)
-    await expect(page.locator("pre.stdout").first).to_have_text("kept\n", timeout=5000)
+    await expect(page.locator("pre.stdout").first).to_have_text("kept\n")
 
 
 async def test_interrupt_restart_and_a_draft_survive(page: Page) -> None:

@@ -16,7 +16,7 @@ from playwright.async_api import Browser, Page, Route, async_playwright, expect
 from forebay.core.audio import wav_header
 from forebay.core.tones import speak
 
-LIMIT_MS = 20_000
+LIMIT_MS = 120_000
 SOUND = speak(range(100))
 
 
@@ -47,7 +47,7 @@ async def opened(browser: Browser, server: Server, room: str, locale: str = "en-
 
 
 def said(server: Server, room: str) -> list[dict[str, object]]:
-    with urllib.request.urlopen(f"{server.http}/api/list?room={room}", timeout=5) as answer:
+    with urllib.request.urlopen(f"{server.http}/api/list?room={room}", timeout=60) as answer:
         return json.load(answer)["transcriptions"]
 
 

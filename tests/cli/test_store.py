@@ -26,7 +26,7 @@ def running(files: StoreFiles, parent: int | None = None) -> Iterator[subprocess
     words = ["_store", str(files.config), "--parent", str(parent or os.getpid())]
     process = subprocess.Popen([sys.executable, "-m", "forebay", *words], stdout=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not is_up(files.port):
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.02)
@@ -37,7 +37,7 @@ def running(files: StoreFiles, parent: int | None = None) -> Iterator[subprocess
 
 
 def client(files: StoreFiles) -> redis.Redis:
-    return redis.Redis.from_url(files.url, socket_timeout=2)
+    return redis.Redis.from_url(files.url, socket_timeout=60)
 
 
 def test_it_serves_only_who_has_its_password_and_keeps_what_it_was_told(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_it_serves_only_who_has_its_password_and_keeps_what_it_was_told(tmp_path
             ours.set("k", "v")
             assert ours.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             assert ours.config_get("appendonly") == {"appendonly": "yes"}
-        with redis.Redis(port=files.port, socket_timeout=2) as stranger:
+        with redis.Redis(port=files.port, socket_timeout=60) as stranger:
             with pytest.raises(redis.AuthenticationError):
                 stranger.get("k")
         assert "_store" not in psutil.Process(process.pid).cmdline()  # it became the server
@@ -63,7 +63,7 @@ def test_it_ends_with_its_supervisor(tmp_path: Path) -> None:
         " '--parent', str(os.getpid())], stdout=subprocess.DEVNULL); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as parent:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not is_up(files.port):
             assert time.monotonic() < until
             time.sleep(0.02)

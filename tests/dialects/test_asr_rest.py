@@ -84,7 +84,7 @@ class Rest:
         return await self.ask("POST", "/api/v1/asr/submit", data=form, **how)
 
     async def done(self, task: str) -> Any:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 found = await self.get(f"/api/v1/asr/result/{task}")
                 if found["status"] in ("done", "failed"):
@@ -101,14 +101,14 @@ class Rest:
                     {"action": "chunk", "session_id": session, "chunk_index": n, "audio_data": data}
                 )
             await ws.send_json({"action": "finish", "session_id": session})
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (message := await ws.receive_json())["type"] != "final_result":
                     assert message["type"] != "error", message
             return message
 
     async def written(self, session: str) -> Any:
         """The session in the history, once it is there."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 found = await self.get("/api/v1/history")
                 for record in found["records"]:
@@ -229,7 +229,7 @@ async def test_the_newest_recordings_of_a_user_are_kept(tmp_path: Path) -> None:
             await r.written(f"s{n}")
         await r.speak("other", 9, 2, user_id="bob")
         await r.written("other")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(files(tmp_path, "*.wav")) != 3:  # noqa: ASYNC110 - seen from outside
                 await asyncio.sleep(0.05)
         records = (await r.get("/api/v1/history"))["records"]
@@ -302,7 +302,7 @@ async def say(ws: Any, parts: list[bytes]) -> None:
 
 async def recorded(r: Rest) -> bytes:
     """The recording, which comes after the session's row where it must be decoded."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while "audio_path" not in await r.written("s"):  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0.05)
     heard: bytes = await r.get("/api/v1/session/s/audio")
@@ -335,7 +335,7 @@ async def test_a_chunk_that_cannot_be_decoded_is_left_out_of_the_recording(tmp_p
     async with rest(tmp_path, engine=FAST) as r, r.http.ws_connect(r.base + "/ws/asr") as ws:
         await say(ws, [speak([1]), b"OggS" + bytes(100)])
         await r.scribe.settle((await r.w.broker.find("local", "asr", "s")).spec.id)  # type: ignore[union-attr]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while "audio_path" not in (shown := await r.get("/api/v1/session/s")):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert (tmp_path / shown["audio_path"]).read_bytes()[44:] == speak([1])
@@ -349,7 +349,7 @@ async def test_a_session_deleted_while_it_is_decoded_leaves_nothing(
         await say(ws, [compressed(speak(range(20)), "flac")])
         await r.written("s")
         assert (await r.ask("DELETE", "/api/v1/session/s"))[0] == 200
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while files(tmp_path / "recordings", "*"):  # noqa: ASYNC110 - another thread
                 await asyncio.sleep(0.02)
 
@@ -620,7 +620,7 @@ async def test_a_message_of_many_megabytes_is_taken_here(tmp_path: Path) -> None
                 {"action": "chunk", "session_id": "big", "chunk_index": 0, "audio_data": data}
             )
             await ws.send_json({"action": "finish", "session_id": "big"})
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (message := await ws.receive_json())["type"] != "final_result":
                     assert message["type"] != "error", message
             assert message["text"] == text(0, 600)

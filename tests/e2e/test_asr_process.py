@@ -41,7 +41,7 @@ class Quick(Served):
         request = urllib.request.Request(
             self.url + path, data=body, headers={"Content-Type": kind}, method="POST"
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
 
@@ -65,7 +65,7 @@ async def speak_all(served: Served, session: str, first: int, chunks: int) -> li
     """A paced speaker: one word a chunk, in twice real time."""
     heard: list[dict[str, Any]] = []
     url = served.url.replace("http", "ws") + "/ws/asr?uid=7"
-    async with connect(url, max_size=None) as ws, asyncio.timeout(40):
+    async with connect(url, max_size=None) as ws, asyncio.timeout(60):
         await ws.send(json.dumps({"action": "start", "session_id": session, "user_id": "e2e"}))
         for n in range(chunks):
             data = base64.b64encode(speak([first + n])).decode()
@@ -116,7 +116,7 @@ async def test_twenty_speak_at_once_while_workers_are_killed(served):
 
 async def test_the_history_has_them_and_their_recordings(served):
     check(await speak_all(served, "kept", 7, 10), 7, 10)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             records = await asyncio.to_thread(served.get, "/api/v1/history")
             found = [r for r in records["records"] if r["session_id"] == "kept"]
@@ -154,7 +154,7 @@ async def test_a_task_survives_a_restart_of_everything(tmp_path):
     again = Served(tmp_path, *ENGINES[:4], *words)
     again.wait_ready()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 path = f"/api/v1/asr/result/{made['task_id']}"
                 found = await asyncio.to_thread(again.get, path)
@@ -178,7 +178,7 @@ async def test_the_history_may_live_in_postgresql_under_the_originals_names(tmp_
         try:
             served.wait_ready()
             check(await speak_all(served, "pg", 0, 5), 0, 5)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 listed = asyncio.to_thread
                 while not (await listed(served.get, "/api/v1/history"))["total"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)

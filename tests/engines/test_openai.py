@@ -126,8 +126,7 @@ async def test_connections_are_kept_and_used_again(fake: FakeSGLang) -> None:
     async with engine(fake) as made:
         for _ in range(3):
             await run(made, ask("hello"))
-        connector = made._pool.members[0].upstream._session.connector  # type: ignore[union-attr]
-        assert sum(len(c) for c in connector._conns.values()) == 1
+        assert made._pool.members[0].upstream.peer.idle == 1
 
 
 async def test_closing_a_step_closes_its_connection(fake: FakeSGLang) -> None:
@@ -138,7 +137,7 @@ async def test_closing_a_step_closes_its_connection(fake: FakeSGLang) -> None:
         await anext(step)
         assert fake.streams == 1
         await step.aclose()  # type: ignore[attr-defined]
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(60):
             await fake.idle.wait()
     assert fake.closed_early == 1
 

@@ -75,7 +75,7 @@ class Display:
 
     async def _next(self) -> Any:
         while not self._lines:
-            message = await asyncio.wait_for(self.socket.receive(), 5)
+            message = await asyncio.wait_for(self.socket.receive(), 60)
             if message.type is not aiohttp.WSMsgType.TEXT:
                 raise EOFError(f"closed {self.socket.close_code}")
             self._lines = [json.loads(line) for line in message.data.splitlines()]
@@ -131,6 +131,6 @@ async def world(folder: Path, **facts: Any) -> AsyncIterator[World]:
                 await socket.close()
     finally:
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
         for sock, _ in socks:
             sock.close()

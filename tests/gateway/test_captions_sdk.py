@@ -42,7 +42,7 @@ class Client:
 
     async def hear(self, what: str) -> Any:
         """The next thing said, which must be this."""
-        line = await asyncio.wait_for(self._out.readline(), 10)
+        line = await asyncio.wait_for(self._out.readline(), 60)
         said = json.loads(line)
         assert said["what"] == what, said
         return said
@@ -118,8 +118,8 @@ async def test_it_reads_publishes_and_comes_back_without_loss(
     node.do("unsubscribe")
     await node.hear("unsubscribed")
     node.do("quit")
-    assert await asyncio.wait_for(node.process.wait(), 5) == 0
+    assert await asyncio.wait_for(node.process.wait(), 60) == 0
 
 
 async def said(node: Client) -> Any:
-    return json.loads(await asyncio.wait_for(node._out.readline(), 10))
+    return json.loads(await asyncio.wait_for(node._out.readline(), 60))

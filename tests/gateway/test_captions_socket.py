@@ -90,7 +90,7 @@ async def test_publishing_presence_and_history_over_the_socket(tmp_path: Path) -
         old = {"offset": 1, "epoch": "other"}
         assert (await a.ask("history", channel="talk", limit=1, since=old))["code"] == 112
         await b.socket.close()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             while (await a.ask("presence_stats", channel="talk"))["num_clients"] != 1:
                 continue
         assert await a.ask("unsubscribe", channel="talk") == {}
@@ -211,7 +211,7 @@ async def test_a_display_that_reads_nothing_harms_nobody_and_is_cut_in_time(
         assert len(seen) == 100
         found = await numbers(w)
         assert found["forebay_previews_dropped_total"] > 10
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not (await numbers(w))["forebay_displays_cut_total"]:
                 continue
         assert found["forebay_displays"] == 2
@@ -227,13 +227,13 @@ async def test_a_display_that_was_slow_for_a_while_misses_no_final(tmp_path: Pat
         for n in range(100):
             await w.post(text=f"{n:03} " + "x" * 1900, user_name=f"u{n}")
         got, loop = b"", asyncio.get_running_loop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while got.count(b'"offset":') < 100:
                 got += await loop.sock_recv(sock, 65536)
         places = [got.index(f'"text":"{n:03} '.encode()) for n in range(100)]
         assert places == sorted(places)
         await w.post(text="at the end")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while b"at the end" not in got:
                 got += await loop.sock_recv(sock, 65536)
         assert (await numbers(w))["forebay_displays_cut_total"] == 0

@@ -16,7 +16,7 @@ from forebay.broker.rooms import GonePush, PreviewPush
 from forebay.core.events import Caption
 from forebay.core.kinds import Kind, row
 from forebay.core.room import RoomItem, RoomSpec, room_id
-from forebay.errors import ForebayError, StateLost
+from forebay.errors import ForebayError, StateLost, StoreDown
 from forebay.gateway.crowd import PREVIEW_BYTES, Counts, Crowd, Seat
 from forebay.gateway.hub import Hub
 from forebay.gateway.wire import LOW_WATER_BYTES
@@ -67,12 +67,16 @@ class Rooms:
     def __init__(self, real: Any) -> None:
         self.real = real
         self.reads = 0
+        self.away = 0  # readings that the store will not answer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
     async def read_room(self, *args: Any, **kwargs: Any) -> Any:
         self.reads += 1
+        if self.away:
+            self.away -= 1
+            raise StoreDown("no answer within 0.9 s")
         return await self.real.read_room(*args, **kwargs)
 
 
@@ -109,7 +113,7 @@ def now_ms() -> int:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110 - nothing tells when a reader has read
             await asyncio.sleep(0)
 
@@ -219,6 +223,17 @@ async def test_a_seat_that_is_left_hears_nothing(world: World) -> None:
     world.crowd.leave(seat)
     await asyncio.sleep(0.01)
     assert behind.got == [] and len(world.crowd) == 0
+
+
+async def test_a_store_that_does_not_answer_ends_no_seat(world: World) -> None:
+    wire, _ = world.sit(0)
+    await until(lambda: world.crowd._known)
+    await world.broker.rooms.unwatch_room(ROOM, "g1")
+    await world.say("a", "b")
+    world.rooms.away = 2
+    world.push(2, "b")
+    await until(lambda: wire.got == ["a", "b"])
+    assert world.lost == [] and not world.crowd.lost
 
 
 async def test_a_room_that_cannot_be_read_ends_every_seat(world: World) -> None:

@@ -46,7 +46,7 @@ async def test_an_event_waits_for_its_file_and_no_longer() -> None:
     assert s.files.due(event, 5.0) > 5.0
     assert s.files.due(event, 5.5) > 5.5  # asked again: not read twice
     s.gate.set()
-    await asyncio.wait_for(s.woken.wait(), 5)
+    await asyncio.wait_for(s.woken.wait(), 60)
     assert s.files.due(event, 6.0) == 6.0
     assert s.files.take("a") == "content of a"
     assert len(s.threads) == 1 and s.threads[0] != threading.get_ident()
@@ -60,7 +60,7 @@ async def test_a_file_that_is_gone_is_told_where_it_is_needed() -> None:
     s.gate.set()
     event = Result(blob="gone", offset=1)
     s.files.due(event, 0.0)
-    await asyncio.wait_for(s.woken.wait(), 5)
+    await asyncio.wait_for(s.woken.wait(), 60)
     assert s.files.due(event, 1.0) == 1.0
     with pytest.raises(NotFound):
         s.files.take("gone")

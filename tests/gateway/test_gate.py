@@ -169,7 +169,7 @@ uvloop.run(main())
 
 def _try(port: int) -> bytes:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as good:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as good:
             good.sendall(GET)
             return good.recv(100)
     except OSError as error:
@@ -184,14 +184,14 @@ def test_running_out_of_descriptors_does_not_spin_and_passes() -> None:
     assert process.stdin is not None and process.stdout is not None
     with process:
         port = int(process.stdout.readline())
-        crowd = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(100)]
+        crowd = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(100)]
         process.stdin.write("\n")
         process.stdin.flush()
         busy_s = float(process.stdout.readline())
         assert busy_s < 0.5, f"{busy_s} s of processor time in a second without descriptors"
         for one in crowd:
             one.close()
-        until = time.monotonic() + 2
+        until = time.monotonic() + 60
         while not (answer := _try(port)).startswith(b"HTTP/1.1 200 "):
             assert time.monotonic() < until, answer
             time.sleep(0.02)

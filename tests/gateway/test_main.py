@@ -79,7 +79,7 @@ async def running(folder: Path, **facts: Any) -> AsyncIterator[tuple[Served, Any
     finally:
         stop.set()
         await served.hang_up()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
         sock.close()
 
 
@@ -110,19 +110,18 @@ async def test_a_voice_session_begins_over_the_whole_stack(tmp_path: Path) -> No
 
 
 async def test_whoever_is_idle_is_sent_away_at_once_with_1012(tmp_path: Path) -> None:
-    options = replace(QUICK, drain_s=20.0, quiet_s=0.3)
+    options = replace(QUICK, drain_s=3600.0, quiet_s=0.3)
     async with running(tmp_path, options=options) as (served, task, stop):
         reader, _ = await served.websocket("/ws/chat")
         assert (await read_frame(reader))[0] == 1  # the greeting
         kept, keeper = await served.open()
         keeper.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await kept.readuntil(b"}")
-        began = time.monotonic()
         stop.set()
-        assert await kept.read() == b""
-        assert await close_code(reader) == 1012
-        assert await asyncio.wait_for(task, 10) == 0
-        assert time.monotonic() - began < 5  # and not 20 s, the limit
+        async with asyncio.timeout(60):  # and not an hour, the limit
+            assert await kept.read() == b""
+            assert await close_code(reader) == 1012
+            assert await task == 0
 
 
 async def test_whoever_is_not_done_at_the_limit_is_cut_with_1012(tmp_path: Path) -> None:
@@ -131,12 +130,11 @@ async def test_whoever_is_not_done_at_the_limit_is_cut_with_1012(tmp_path: Path)
         reader, writer = await served.websocket("/tts")
         writer.write(frame(1, START))
         await read_frame(reader)
-        began = time.monotonic()
         stop.set()
-        assert await close_code(reader) == 1012
+        async with asyncio.timeout(60):
+            assert await close_code(reader) == 1012
         writer.close()
-        assert await asyncio.wait_for(task, 10) == 0
-        assert time.monotonic() - began < 4
+        assert await asyncio.wait_for(task, 60) == 0
 
 
 async def test_while_lingering_connections_on_their_way_are_served(tmp_path: Path) -> None:
@@ -154,9 +152,9 @@ async def test_while_lingering_connections_on_their_way_are_served(tmp_path: Pat
 async def test_the_inherited_socket_outlives_the_gateway(tmp_path: Path) -> None:
     async with running(tmp_path) as (served, task, stop):
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
         # The supervisor's copy still takes connections for the next gateway.
-        with socket.create_connection(("127.0.0.1", served.port), timeout=1):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=60):
             pass
 
 
@@ -254,7 +252,7 @@ def spawn(path: Path, sock: socket.socket) -> subprocess.Popen[bytes]:
 
 def ask(port: int, path: str) -> bytes:
     head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(head.encode())
         out = b""
         while part := client.recv(65536):
@@ -281,7 +279,7 @@ async def test_what_was_said_before_a_crash_is_spoken_after_it(tmp_path: Path) -
     assert len(leases) == 1
     journal.close()
     async with running(tmp_path, data_dir=str(tmp_path)) as (served, _, _):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while True:
                 _, job = await get(served, f"/api/jobs/{ids[Kind.SPEECH]}")
                 if job["input_ended"]:
@@ -312,7 +310,7 @@ def test_a_process_inherits_serves_reloads_keys_and_drains_on_sigterm(tmp_path: 
         process.send_signal(signal.SIGHUP)
         assert ask(port, "/healthz").startswith(b"HTTP/1.1 200 ")
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 0
         events = [json.loads(line)["event"] for line in err.splitlines()]
         assert events[0] == "gateway.ready"
@@ -331,7 +329,7 @@ async def test_a_gateway_that_stands_by_accepts_from_its_signal_on(tmp_path: Pat
         task = asyncio.create_task(
             run_gateway(spec, on_ready=lambda: told.put_nowait(True), standby=True)
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await told.get()
             asked = asyncio.create_task(asyncio.to_thread(ask, sock.getsockname()[1], "/healthz"))
             await asyncio.sleep(0.2)
@@ -348,11 +346,11 @@ async def test_a_gateway_that_stands_by_leaves_at_once_when_told(tmp_path: Path)
         spec = GatewaySpec(
             sockets=[SocketSpec(os.dup(sock.fileno()), "main")],
             link_path=str(tmp_path / "l.sock"),
-            options=replace(QUICK, linger_s=30.0, drain_s=60.0),
+            options=replace(QUICK, linger_s=3600.0, drain_s=3600.0),
         )
         stop = asyncio.Event()
         stop.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await run_gateway(spec, stop=stop, standby=True) == 0
 
 
@@ -361,19 +359,18 @@ def test_a_second_signal_does_not_wait_for_the_limit(tmp_path: Path) -> None:
         spec = GatewaySpec(
             sockets=[SocketSpec(sock.fileno(), "main")],
             link_path=str(tmp_path / "l.sock"),
-            options=replace(QUICK, linger_s=30.0, drain_s=60.0),
+            options=replace(QUICK, linger_s=3600.0, drain_s=3600.0),
             log_format="json",
         )
         write_spec(spec, tmp_path / "spec.json")
         process = spawn(tmp_path / "spec.json", sock)
         assert ask(sock.getsockname()[1], "/healthz").startswith(b"HTTP/1.1 200 ")
-        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        while b'"draining":true' not in ask(sock.getsockname()[1], "/readyz"):
+            time.sleep(0.02)  # until the first has been heard: two at once would be one
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)  # and not an hour, the limit
         assert process.returncode == 0
-        assert time.monotonic() - began < 10
 
 
 def test_a_gateway_ends_with_its_supervisor(tmp_path: Path) -> None:
@@ -385,5 +382,5 @@ def test_a_gateway_ends_with_its_supervisor(tmp_path: Path) -> None:
         )
         write_spec(spec, tmp_path / "spec.json")
         process = spawn(tmp_path / "spec.json", sock)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL

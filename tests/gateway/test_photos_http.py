@@ -158,7 +158,7 @@ async def test_too_large_a_body_is_refused_without_being_read(
         "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
     )
     writer.write(head.encode())
-    answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 2)
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 60)
     assert b" 413 " in answer
     writer.close()
 
@@ -303,7 +303,7 @@ async def test_who_is_cancelled_hears_it_and_its_slot_is_free(
             assert deleted.status == 200
         text = (await response.content.read()).decode()
     assert '"code":"cancelled"' in text
-    await asyncio.wait_for(gateway.image.stopped.wait(), 2)
+    await asyncio.wait_for(gateway.image.stopped.wait(), 60)
     found = await ask(client, gateway, f"/api/v1/status/{made['task_id']}")
     assert (found["status"], found["error"]) == ("failed", "Task cancelled")
 

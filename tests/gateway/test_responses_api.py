@@ -309,7 +309,7 @@ async def test_leaving_a_plain_answer_stops_the_model(
         if event.type == "response.output_text.delta":
             break
     await stream.close()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(60):
         await gateway.text.stopped.wait()
 
 

@@ -49,13 +49,13 @@ async def texts(home: Home) -> list[str]:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110 - the broker is watched from outside
             await asyncio.sleep(0.005)
 
 
 async def head_at(home: Home, offset: int) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         while (await home.broker.rooms.room(ROOM)).head < offset:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.005)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from benchmarks.harness import free_port
 
 
 def binaries() -> Path | None:
@@ -22,12 +23,6 @@ def binaries() -> Path | None:
     if found is not None and shutil.which("postgres") is not None:
         return Path(found).resolve().parent
     return None
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _user() -> int | None:
@@ -47,7 +42,7 @@ def server() -> Iterator[str]:
     """The URL of a running server's first database."""
     bin_folder = binaries()
     assert bin_folder is not None
-    user, port = _user(), _free_port()
+    user, port = _user(), free_port()
     base = Path(tempfile.mkdtemp(prefix="forebay-pg-"))
     data = base / "data"
     data.mkdir()

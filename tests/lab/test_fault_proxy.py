@@ -62,18 +62,18 @@ async def test_without_a_fault_everything_passes_unchanged(echo: int) -> None:
 
 
 async def test_latency_is_per_direction_and_costs_no_throughput(echo: int) -> None:
-    async with await FaultProxy().start("127.0.0.1", echo, latency_s=0.05) as proxy:
+    async with await FaultProxy().start("127.0.0.1", echo, latency_s=0.5) as proxy:
         client = await Client.of(proxy)
-        assert await client.ask(b"x") >= 0.1
+        assert await client.ask(b"x") >= 1.0
         began = time.monotonic()
         client.writer.write(b"y" * 20)
         for _ in range(20):
             client.writer.write(b"y")
             await asyncio.sleep(0.005)
         await client.reader.readexactly(40)
-        assert time.monotonic() - began < 1.0  # not twenty times the latency
+        assert time.monotonic() - began < 10.0  # not twenty times the latency
         proxy.set(latency_s=0.0)
-        assert await client.ask(b"z") < 0.05
+        assert min([await client.ask(b"z") for _ in range(9)]) < 0.5
         client.close()
 
 
@@ -86,7 +86,7 @@ async def test_the_order_stays_under_jitter_loss_and_slicing(echo: int) -> None:
         for at in range(0, len(data), 100):
             client.writer.write(data[at : at + 100])
             await asyncio.sleep(0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await client.reader.readexactly(len(data)) == data
         client.close()
 
@@ -95,7 +95,8 @@ async def test_a_rate_holds_bytes_back(echo: int) -> None:
     async with await FaultProxy().start("127.0.0.1", echo) as proxy:
         proxy.down.set(rate_bytes_s=10_000)
         client = await Client.of(proxy)
-        assert 0.3 <= await client.ask(b"x" * 5_000) <= 1.5
+        took_s = [await client.ask(b"x" * 5_000) for _ in range(3)]
+        assert 0.3 <= min(took_s) <= 1.5
         client.close()
 
 
@@ -109,7 +110,7 @@ async def test_a_blackhole_holds_everything_until_it_heals(echo: int) -> None:
             async with asyncio.timeout(0.1):
                 await client.reader.read(1)
         proxy.heal()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(60):
             assert await client.reader.readexactly(4) == b"held"
         client.close()
 
@@ -132,7 +133,7 @@ async def test_a_reset_ends_both_sides_and_a_new_connection_is_served(echo: int)
         await client.ask(b"x")
         proxy.reset()
         with pytest.raises(ConnectionResetError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(60):
                 await client.reader.readexactly(1)
         again = await Client.of(proxy)
         await again.ask(b"y")
@@ -156,7 +157,7 @@ async def test_the_end_of_a_stream_goes_through(echo: int) -> None:
         client = await Client.of(proxy)
         client.writer.write(b"last words")
         client.writer.write_eof()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(60):
             assert await client.reader.read() == b"last words"
         client.close()
 
@@ -165,7 +166,7 @@ async def test_a_target_that_is_not_there_is_a_reset() -> None:
     async with await FaultProxy().start("127.0.0.1", 1) as proxy:
         client = await Client.of(proxy)
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(60):
                 await client.reader.readexactly(1)
         client.close()
 

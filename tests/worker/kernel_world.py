@@ -22,7 +22,7 @@ from forebay.worker.runner import Runner
 
 JAIL, WHY_NO_JAIL = probe()
 BOOK = "local/book"
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 class Port:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from kernel_world import ending, error, notices, result, text, world
@@ -138,11 +137,11 @@ async def test_a_burst_of_lines_arrives_whole_and_in_few_events(tmp_path: Path) 
 
 async def test_prints_that_do_not_flush_come_while_the_cell_runs(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
-        await here.run("import time")
-        job = await here.submit(Cell(code="print('now'); time.sleep(1.0)"))
-        began = time.monotonic()
-        await here.until(job, lambda seen: text(seen) == "now\n")
-        assert time.monotonic() - began < 0.5
+        await here.run("import time, os")
+        code = "print('now')\nwhile not os.path.exists('go'): time.sleep(0.01)"
+        job = await here.submit(Cell(code=code))
+        await here.until(job, lambda seen: text(seen) == "now\n")  # it would wait for ever
+        await here.op("write", name="go", data=b"")
         assert len(await here.ended(job)) == 3
 
 

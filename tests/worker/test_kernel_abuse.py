@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
@@ -21,9 +20,7 @@ NEIGHBOUR = "local/neighbour"
 
 async def still_fine(here: World) -> None:
     """The notebook beside it answers, and so does a new cell of the same one."""
-    began = time.monotonic()
     assert text(await here.run("print('fine')", book=NEIGHBOUR)) == "fine\n"
-    assert time.monotonic() - began < 10
     assert "again" in text(await here.run("print('again')"))
 
 

@@ -111,7 +111,7 @@ class World:
         return list(await self.broker.read_after(job, 0, limit=10_000))
 
     async def until(self, job: str, kind: type[OutputEvent], count: int = 1) -> list[Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 found = [e for e in await self.events(job) if isinstance(e, kind)]
                 if len(found) >= count:

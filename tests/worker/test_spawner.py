@@ -24,7 +24,7 @@ from forebay.spawner import Forked, Process, Spawner
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
 
 PROGRAM = str(Path(__file__).parent / "forked.py")
-LIMIT_S = 30.0
+LIMIT_S = 60
 
 
 @asynccontextmanager

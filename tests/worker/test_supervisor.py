@@ -31,7 +31,14 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.log = folder / "children.log"
         self.events: list[Event] = []
+        self.calls: list[str] = []  # what was said in one call of the loop; "|" is its end
         self.result: asyncio.Task[int]
+
+    def hear(self, event: Event) -> None:
+        self.events.append(event)
+        if not self.calls or self.calls[-1] == "|":
+            asyncio.get_running_loop().call_soon(self.calls.append, "|")
+        self.calls.append(event.what)
 
     def spec(self, how: str, name: str = "", **more: Any) -> ProcessSpec:
         return ProcessSpec(
@@ -48,14 +55,14 @@ class Stage:
     def lines(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    async def until(self, ready: Callable[[], Any], limit_s: float = 8.0) -> None:
+    async def until(self, ready: Callable[[], Any], limit_s: float = 60.0) -> None:
         async with asyncio.timeout(limit_s):
             while not ready():  # noqa: ASYNC110 - processes have no event to await
                 await asyncio.sleep(0.01)
 
     async def stop(self) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
-        return await asyncio.wait_for(self.result, 10)
+        return await asyncio.wait_for(self.result, 60)
 
 
 @pytest.fixture
@@ -66,7 +73,7 @@ def stage(tmp_path: Path) -> Stage:
 @asynccontextmanager
 async def serving(stage: Stage, *specs: ProcessSpec, **more: Any) -> AsyncIterator[Stage]:
     more = {"link_path": None, "gateway_drain_s": 2.0, "worker_drain_s": 2.0, **more}
-    stage.result = asyncio.create_task(serve(specs, on_event=stage.events.append, **more))
+    stage.result = asyncio.create_task(serve(specs, on_event=stage.hear, **more))
     try:
         yield stage
     finally:
@@ -80,10 +87,10 @@ async def test_a_worker_that_is_killed_is_replaced_at_once_and_the_cause_is_name
 ) -> None:
     async with serving(stage, stage.spec("ready")):
         await stage.until(lambda: stage.seen("ready"))
-        began = time.monotonic()
         os.kill(stage.seen("ready")[0].pid, signal.SIGKILL)
         await stage.until(lambda: len(stage.seen("spawned")) == 2)
-        assert time.monotonic() - began < 0.3
+        at = stage.calls.index("exited")
+        assert stage.calls[at : at + 2] == ["exited", "spawned"], "not in the same moment"
         assert stage.seen("exited")[0].detail == "killed by signal 9 (SIGKILL), out of memory?"
         await stage.until(lambda: len(stage.seen("ready")) == 2)
         assert stage.seen("waiting") == []
@@ -201,13 +208,11 @@ async def test_who_does_not_leave_is_killed_at_the_limit(stage: Stage) -> None:
 
 
 async def test_a_second_signal_kills_at_once(stage: Stage) -> None:
-    async with serving(stage, stage.spec("stubborn"), worker_drain_s=30.0):
+    async with serving(stage, stage.spec("stubborn"), worker_drain_s=3600.0):
         await stage.until(lambda: stage.seen("ready"))
         os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.sleep(0.2)
-        began = time.monotonic()
-        assert await stage.stop() == 1
-        assert time.monotonic() - began < 1.0
+        await stage.until(lambda: stage.seen("halting"))
+        assert await stage.stop() == 1  # and not in an hour
 
 
 async def test_cancelling_the_supervisor_leaves_nobody_behind(stage: Stage) -> None:
@@ -226,10 +231,8 @@ async def test_the_broker_hears_of_an_exit_and_of_the_steps_it_died_in(
     server = await serve_link(tmp_path / "b.sock", host)
     async with serving(stage, stage.spec("stepping"), link_path=tmp_path / "b.sock"):
         await stage.until(lambda: stage.seen("ready") and stage.seen("pools"))
-        began = time.monotonic()
         os.kill(stage.seen("ready")[0].pid, signal.SIGKILL)
         await stage.until(lambda: host.calls)
-        assert time.monotonic() - began < 0.3
     [first, *_] = host.calls
     assert first[0] == "exited" and first[2] is True
     assert sorted(first[3]) == [("job-a", 2), ("job-b", 5)]
@@ -247,13 +250,13 @@ def test_when_the_supervisor_is_killed_its_children_die_with_it(tmp_path: Path) 
     )
     env = {**os.environ, "TMPDIR": str(tmp_path)}  # where its leavings do not stay
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=env) as boss:
-        limit = time.monotonic() + 8
+        limit = time.monotonic() + 60
         while not log.exists() or not log.read_text().strip():
             assert time.monotonic() < limit
             time.sleep(0.02)
         child = int(log.read_text().split()[1])
         boss.kill()
-    limit = time.monotonic() + 2
+    limit = time.monotonic() + 60
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < limit, "the child outlived its supervisor"
         time.sleep(0.01)

@@ -279,7 +279,10 @@ class Store:
         if self._watch is None and not self._closed:
             most_s = self._deadline_s / 8
             wait_s = most_s if after_s is None else min(most_s, max(LOOK_LEAST_S, after_s))
-            self._watch = self._loop.call_later(wait_s, self._overdue)
+            # Two turns later: what has arrived is read before anybody is late. A loop that
+            # stood still finds its timers due before its sockets are read.
+            soon = self._loop.call_soon
+            self._watch = self._loop.call_later(wait_s, soon, soon, self._overdue)
 
     def _overdue(self) -> None:
         """Fail what has waited too long; a server that does not answer is left."""
@@ -362,7 +365,8 @@ class Store:
             if not call.again:
                 call.done(down)
         self._empty.set()
-        kept = [call for call in pending if call.again]
+        # Who was told that no answer came counts on nothing more: it is not said again.
+        kept = [call for call in pending if call.again and call.done is not _nobody]
         for call in kept:
             call.held = None
         self._waiting.extendleft(reversed(kept))

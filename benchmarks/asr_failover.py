@@ -7,57 +7,29 @@ many against what was said, sessions without exactly one end.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import random
-
-import psutil
-
-from benchmarks.asr_overload import RTF, engine, url
-from benchmarks.harness import Server, options, report, run, serving
+from benchmarks.asr_overload import RTF
+from benchmarks.harness import options, report, run
 from forebay.lab.asr import Options
-from forebay.lab.asr import run as bench
-
-
-async def kill_workers(server: Server, every_s: float, killed: list[int]) -> None:
-    """Until cancelled. Only workers of this benchmark's own server."""
-    rng = random.Random(7)
-    while True:
-        await asyncio.sleep(every_s)
-        alive = await asyncio.to_thread(server.workers, "recognition")
-        if alive:
-            victim = rng.choice(alive)
-            with contextlib.suppress(psutil.NoSuchProcess):
-                victim.kill()
-                killed.append(victim.pid)
+from forebay.lab.asr_killed import Killing
+from forebay.lab.asr_killed import run as bench
 
 
 async def main() -> int:
-    wanted = options(
-        __doc__ or "", clients=500, workers=60, audio=10.0, every=2.0, chunk_ms=100, ready=240.0
+    wanted = options(__doc__ or "", clients=500, workers=60, audio=10.0, every=2.0, chunk_ms=100)
+    result = await bench(
+        Options(
+            scenario="flat",
+            audio_s=wanted.audio,
+            concurrency=wanted.clients,
+            chunk_ms=wanted.chunk_ms,
+            patience_s=120,
+        ),
+        Killing(every_s=wanted.every, workers=wanted.workers, rtf=RTF),
     )
-    killed: list[int] = []
-    with serving(*engine(wanted.workers), ready_s=wanted.ready) as server:
-        killer = asyncio.ensure_future(kill_workers(server, wanted.every, killed))
-        try:
-            result = await bench(
-                Options(
-                    url=url(server),
-                    scenario="flat",
-                    audio_s=wanted.audio,
-                    concurrency=wanted.clients,
-                    chunk_ms=wanted.chunk_ms,
-                    patience_s=120,
-                ),
-                workers=(wanted.workers, 1, RTF),
-            )
-        finally:
-            killer.cancel()
-            await asyncio.gather(killer, return_exceptions=True)
     found = result.figures
     done = found["ended"].get("completed", 0)
     rows: list[tuple[str, str, str, bool | None]] = [
-        ("workers killed", str(len(killed)), ">= 1", len(killed) >= 1),
+        ("workers killed", str(found["workers_killed"]), ">= 1", found["workers_killed"] >= 1),
         ("sessions completed", f"{done} of {wanted.clients}", "all", done == wanted.clients),
         ("chunks lost", str(found["chunks_lost"]), "0", not found["chunks_lost"]),
         ("results twice", str(found["results_repeated"]), "0", not found["results_repeated"]),

@@ -275,9 +275,9 @@ def bench_tts(
 
 @bench_app.command("asr")
 def bench_asr(
-    url: Annotated[str, typer.Option(help="WebSocket address of /ws/asr.")] = (
-        "ws://127.0.0.1:8600/ws/asr"
-    ),
+    url: Annotated[
+        str | None, typer.Option(help="WebSocket address (default ws://127.0.0.1:8600/ws/asr).")
+    ] = None,
     scenario: Annotated[str, typer.Option(help="short, long, mixed or flat.")] = "short",
     concurrency: Annotated[int, typer.Option(min=1, help="Speakers.")] = 50,
     audio_s: Annotated[float, typer.Option(help="Seconds of speech each (flat).")] = 10.0,
@@ -292,6 +292,12 @@ def bench_asr(
     words: Annotated[
         bool, typer.Option(help="Check every word (synthetic recogniser only).")
     ] = True,
+    kill_every: Annotated[
+        float | None,
+        typer.Option(help="Kill a worker (SIGKILL) so often, in seconds, of a server of its own."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Its workers, with --kill-every.")] = None,
+    rtf: Annotated[float, typer.Option(help="Its synthetic recogniser's RTF.")] = 0.1,
     output_json: FiguresFile = None,
     report: ReportFile = None,
     seed: Annotated[int, typer.Option(help="Who speaks how long, and who drops.")] = 1,
@@ -301,7 +307,7 @@ def bench_asr(
     from forebay.lab import asr as lab
 
     options = lab.Options(
-        url=url,
+        url=url or lab.URL,
         scenario=scenario,
         concurrency=concurrency,
         audio_s=audio_s,
@@ -314,6 +320,14 @@ def bench_asr(
         seed=seed,
     )
     options.check()
+    if kill_every is not None:
+        if url:
+            raise typer.BadParameter("--kill-every starts a server of its own: leave --url out")
+        from forebay.lab import asr_killed
+
+        killing = asr_killed.Killing(every_s=kill_every, workers=workers, rtf=rtf)
+        killing.check()
+        raise typer.Exit(asr_killed.main(options, killing, output_json=output_json, report=report))
     raise typer.Exit(lab.main(options, output_json=output_json, report=report))
 
 

@@ -44,9 +44,20 @@ from forebay.lab.command import (
 )
 from forebay.lab.stats import machine, percentile, summary
 
-__all__ = ["Options", "Result", "Verdict", "judge", "main", "make_clip", "run"]
+__all__ = [
+    "Options",
+    "Result",
+    "Verdict",
+    "conclude",
+    "judge",
+    "live_line",
+    "main",
+    "make_clip",
+    "run",
+]
 
 SCENARIOS = ("short", "long", "mixed", "flat")
+URL = "ws://127.0.0.1:8600/ws/asr"
 RATE = 16_000
 CLIPS = 24
 """Different recordings in one run; people share them."""
@@ -59,7 +70,7 @@ class Options:
     """As the command line names them. ``duration_s``: no new attempt later than this.
     ``pool``: (workers, slots, rtf), where the caller knows them better than the server says."""
 
-    url: str = "ws://127.0.0.1:8600/ws/asr"
+    url: str = URL
     scenario: str = "short"
     concurrency: int = 50
     audio_s: float = 10.0
@@ -341,7 +352,8 @@ def live_line(outcomes: Sequence[Outcome], at_s: float) -> str:
     )
 
 
-def _conclude(result: Result) -> Conclusion:
+def conclude(result: Result) -> Conclusion:
+    """What a run comes to, for the report and the exit status."""
     verdict = result.verdict
     return Conclusion(
         said=verdict.said,
@@ -356,7 +368,7 @@ def main(options: Options, *, output_json: Path | None = None, report: Path | No
     return run_and_tell(
         partial(run, options),
         live_line,
-        _conclude,
+        conclude,
         title=f"asr {options.scenario}: {options.concurrency} speakers",
         output_json=output_json,
         report=report,

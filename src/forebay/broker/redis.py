@@ -48,7 +48,6 @@ from forebay.core.admission import JobFacts, refuse_job
 from forebay.core.audio_quota import Slots
 from forebay.core.events import Ended, InputItem, OutputEvent, blobs_of
 from forebay.core.job import remaining_input
-from forebay.core.kinds import Kind, Row
 from forebay.core.spec import JobSpec, JobView, PipeSpec, PoolView, QueuePlace, WorkerView
 from forebay.errors import (
     BadRequest,
@@ -58,6 +57,7 @@ from forebay.errors import (
     NoWorkers,
     ResumeNotAvailable,
     StateLost,
+    StoreDown,
 )
 
 __all__ = ["RedisBroker", "RedisOptions", "open_gateway_broker"]
@@ -309,9 +309,6 @@ class RedisBroker:
 
     # -------------------------------------------------------------------------- jobs
 
-    def _row(self, kind: Kind) -> Row:
-        return self._settings.rows[kind]
-
     async def submit(
         self,
         spec: JobSpec,
@@ -323,7 +320,7 @@ class RedisBroker:
         kind = spec.pool.partition("/")[0]
         if spec.kind != kind:
             raise BadRequest(f"pool {spec.pool} is of kind {kind}, not {spec.kind}")
-        row = self._row(spec.kind)
+        row = self._settings.rows[spec.kind]
         if self._draining:
             raise self._refused(spec, JobFacts(draining=True))
         request, blobs = feed_request(items)
@@ -349,6 +346,9 @@ class RedisBroker:
             )
         except ModelNotFound as error:
             raise ModelNotFound(error.message, pools=self._picture.names()) from None
+        except StoreDown:
+            self._take_back(spec)
+            raise
         if not made:
             facts = _refusal(answer).facts(
                 queue_s=static["queue"] / 1000,
@@ -362,6 +362,14 @@ class RedisBroker:
         if gateway:
             self._follower.begin(gateway, view.spec.id, view.epoch, view.head)
         return view
+
+    def _take_back(self, spec: JobSpec) -> None:
+        """A submit without an answer may have landed, and nobody would ever ask for that job.
+        One with a name is the client's, who comes back to it."""
+        if not spec.name:
+            ended = words_of(Ended(state="cancelled", message="its client was refused"))
+            request = {"job": spec.id, "ended": ended}
+            self._store.post("finish", request, b"", done=lambda answer: None, kept=True)
 
     def _refused(self, spec: JobSpec, facts: JobFacts) -> ForebayError:
         jitter = self._jitter()
@@ -553,8 +561,7 @@ class RedisBroker:
     # ----------------------------------------------------------------------- looking
 
     async def audio(self, tenant: str, totals: Mapping[str, float]) -> Slots:
-        whole = {job: round(1000 * total_s) for job, total_s in totals.items()}
-        request = {"tenant": tenant, "totals": whole}
+        request = {"tenant": tenant, "totals": {j: round(1000 * s) for j, s in totals.items()}}
         slots = await self._store.call("audio", request, again=True)
         return [(age / 1000, ms / 1000) for age, ms in zip(slots[::2], slots[1::2], strict=True)]
 
@@ -575,10 +582,9 @@ class RedisBroker:
         if self._closed:
             return
         self._closed = self._draining = True
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for gateway in self._follower.names:
             try:
                 await self._store.call("leave", {"gateway": gateway})

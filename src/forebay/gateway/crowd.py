@@ -24,9 +24,9 @@ from forebay.broker.rooms import GonePush, PreviewPush, RoomBroker
 from forebay.core.events import Caption, OutputEvent
 from forebay.core.kinds import Row
 from forebay.core.shown import Shown, news
-from forebay.errors import ForebayError, StateLost
+from forebay.errors import ForebayError, StateLost, StoreDown
 from forebay.gateway.hub import Hub
-from forebay.gateway.reader import Reader
+from forebay.gateway.reader import STORE_DOWN_S, Reader
 from forebay.gateway.wire import LOW_WATER_BYTES, Wire
 from forebay.gateway.wires import WebSocketWire
 
@@ -289,11 +289,15 @@ class Crowd:
     async def _pull_once(self) -> None:
         try:
             more = True
-            while more or self._missed:
+            while (more or self._missed) and not self.lost:
                 self._missed = False
-                events = await self._rooms.read_room(
-                    self.room, self.head, epoch=self.epoch, limit=PULL
-                )
+                try:
+                    events = await self._rooms.read_room(
+                        self.room, self.head, epoch=self.epoch, limit=PULL
+                    )
+                except StoreDown:  # the room is where it was
+                    await asyncio.sleep(STORE_DOWN_S)
+                    continue
                 self._say(events)
                 more = len(events) >= PULL
         except ForebayError as error:

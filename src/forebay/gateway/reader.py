@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HOLD_BYTES",
     "HOLD_EVENTS",
+    "STORE_DOWN_S",
     "AudioPace",
     "Encode",
     "Frame",

@@ -5,7 +5,9 @@ The published failure of the original: 500 clients of 10 s, one worker, RTF 0.1:
 the rest waited 60 s and left. Here, by parts (``--only`` names some):
 
 few      10 clients, one worker
-crowd    500 clients x 10 s, one worker of one slot, for at most 120 s
+crowd    500 clients x 10 s, one worker of one slot, 120 s in all: as the door lets nobody in
+         who would have to wait longer than `LONGEST_WAIT_S`, nobody comes back who could not
+         be heard by the end
 full     500 clients, 60 workers of one slot: everybody in real time
 brim     500 clients, 50 workers: 100 % load, as measured
 """
@@ -17,10 +19,13 @@ from typing import Any
 import psutil
 
 from benchmarks.harness import Server, options, report, run, serving
+from forebay.core.kinds import KINDS, Kind
+from forebay.gateway.doors import MARGIN
 from forebay.lab.asr import LAG_LIMIT_S, TOLD_LIMIT_S, Options, Result
 from forebay.lab.asr import run as bench
 
 RTF = 0.1
+LONGEST_WAIT_S = MARGIN * KINDS[Kind.RECOGNITION].queue_s
 Row = tuple[str, str, str, bool | None]
 
 
@@ -38,7 +43,7 @@ def url(server: Server) -> str:
 
 
 async def part(clients: int, workers: int, seconds: float, audio_s: float) -> tuple[Result, float]:
-    """The run, and megabytes of memory per worker."""
+    """The run, and megabytes of memory per worker. ``seconds``: no attempt later than that."""
     with serving(*engine(workers), ready_s=240) as server:
         result = await bench(
             Options(
@@ -81,7 +86,7 @@ def common(name: str, found: dict[str, Any]) -> list[Row]:
     ]
 
 
-def crowd_rows(found: dict[str, Any]) -> list[Row]:
+def crowd_rows(found: dict[str, Any], seconds: float) -> list[Row]:
     eta = found["eta_error_median"]
     errors = {k: v for k, v in found["errors"].items()}
     return [
@@ -107,7 +112,7 @@ def crowd_rows(found: dict[str, Any]) -> list[Row]:
             "<= 20 %",
             None if eta is None else eta <= 0.2,
         ),
-        ("crowd: took", f"{found['took_s']} s", "<= 180 s", found["took_s"] <= 180),
+        ("crowd: took", f"{found['took_s']} s", f"<= {seconds:g} s", found["took_s"] <= seconds),
     ]
 
 
@@ -140,9 +145,10 @@ async def main() -> int:
         rows.append(("few: served", f"{done} of 10", "10", done == 10))
         rows += common("few", result.figures)
     if chosen("crowd"):
-        result, _ = await part(wanted.clients, 1, wanted.seconds, wanted.audio)
+        last_attempt_s = max(wanted.audio, wanted.seconds - LONGEST_WAIT_S)
+        result, _ = await part(wanted.clients, 1, last_attempt_s, wanted.audio)
         raw["crowd"] = result.figures
-        rows += crowd_rows(result.figures)
+        rows += crowd_rows(result.figures, wanted.seconds)
     if chosen("full"):
         result, memory = await part(wanted.clients, wanted.full, wanted.seconds, wanted.audio)
         raw["full"] = result.figures

@@ -184,9 +184,22 @@ class LocalBroker:
         client_pos: int | None = None,
         units: int | None = None,
     ) -> InputAck:
-        entry = self._entry(job)
+        return self.append_now(
+            job, items, attachment=attachment, client_pos=client_pos, units=units
+        )
+
+    def append_now(
+        self,
+        job: str,
+        items: Sequence[InputItem],
+        *,
+        attachment: int,
+        client_pos: int | None = None,
+        units: int | None = None,
+    ) -> InputAck:
+        """`append`, for callers in this process that cannot wait. Raises as it does."""
         return self._intake.append(
-            entry, items, attachment=attachment, client_pos=client_pos, units=units
+            self._entry(job), items, attachment=attachment, client_pos=client_pos, units=units
         )
 
     async def append_from_pipe(

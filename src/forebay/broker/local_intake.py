@@ -41,7 +41,7 @@ class Intake:
         pool = core.pool(spec.pool)
         if spec.kind is not pool.row.kind:
             raise BadRequest(f"pool {spec.pool} is of kind {pool.row.kind}, not {spec.kind}")
-        _check(pool.row, items, ended=False)
+        _check(pool.row, items)
         self._gate(spec, pool, bool(items), promised)
         now, epoch = core.clock(), core.ids()
         entry = Entry(
@@ -123,13 +123,13 @@ class Intake:
     ) -> InputAck:
         if entry.job.over:
             raise BadRequest(f"job {entry.id} is {entry.job.state}")
-        _check(entry.job.row, items, ended=False)
-        _check_room(entry, items)
+        sizes = _check(entry.job.row, items)
+        _check_room(entry, sum(sizes))
         if entry.fence.check(attachment, client_pos) == "repeat":
             return _ack(entry, repeats=len(items))
-        if units is not None:
-            entry.job.units = max(entry.job.units, units)
-        return self._store(entry, items)
+        if units is not None and units > entry.job.units:
+            entry.job.units = units
+        return self._store(entry, items, sizes)
 
     def append_from_pipe(
         self, record: PipeRecord, items: Sequence[InputItem], source_offset: int, ended: bool
@@ -137,17 +137,17 @@ class Intake:
         entry = self.core.entries[record.spec.target]
         if entry.job.over:
             raise BadRequest(f"job {entry.id} is {entry.job.state}")
-        _check(entry.job.row, items, ended=False)
-        _check_room(entry, items)
+        sizes = _check(entry.job.row, items)
+        _check_room(entry, sum(sizes))
         if record.fence.check(source_offset) == "repeat":
             return _ack(entry, repeats=len(items))
         record.spec = msgspec.structs.replace(record.spec, copied=source_offset)
         record.done = record.done or ended
         if self.core.journal is not None and entry.job.spec.durable:
             self.core.journal.piped(record.spec, done=record.done)
-        return self._store(entry, items)
+        return self._store(entry, items, sizes)
 
-    def _store(self, entry: Entry, items: Sequence[InputItem]) -> InputAck:
+    def _store(self, entry: Entry, items: Sequence[InputItem], sizes: Sequence[int]) -> InputAck:
         core, job = self.core, entry.job
         if items and entry.inp.ended:
             raise BadRequest("the input has ended")
@@ -160,7 +160,7 @@ class Intake:
                 number=entry.fence.number,
                 units=job.units,
             )
-        entry.inp.append(numbered)
+        entry.inp.append(numbered, sizes)
         entry.note_input(numbered)
         core.account(entry)
         if job.phase is Phase.RUNNING:
@@ -172,11 +172,11 @@ class Intake:
         return _ack(entry)
 
 
-def _check(row: Row, items: Sequence[InputItem], *, ended: bool) -> None:
-    """Refuse items that no stream may hold, before anything is recorded."""
-    limit = row.item_limit_bytes
-    for item in items:
-        size = size_of(item)
+def _check(row: Row, items: Sequence[InputItem]) -> list[int]:
+    """Refuse items that no stream may hold, before anything is recorded. Their sizes."""
+    limit, ended = row.item_limit_bytes, False
+    sizes = [size_of(item) for item in items]
+    for item, size in zip(items, sizes, strict=True):
         if size > limit:
             raise TooLarge(
                 f"one input item has {size} bytes, expected no more than {limit}",
@@ -185,12 +185,13 @@ def _check(row: Row, items: Sequence[InputItem], *, ended: bool) -> None:
         if ended:
             raise BadRequest("the input has ended")
         ended = isinstance(item, End)
+    return sizes
 
 
-def _check_room(entry: Entry, items: Sequence[InputItem]) -> None:
+def _check_room(entry: Entry, more_bytes: int) -> None:
     row = entry.job.row
     held, _ = entry.unheard()
-    size = held + sum(map(size_of, items))
+    size = held + more_bytes
     limit = max(HARD_BOUND * row.input_bytes, row.input_bytes + row.item_limit_bytes)
     if size > limit and held > 0:
         raise TooLarge(

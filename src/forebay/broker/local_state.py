@@ -20,6 +20,7 @@ from forebay.core.admission import Drain, Service, forecast
 from forebay.core.events import (
     End,
     Final,
+    Heard,
     InputItem,
     OutputEvent,
     Prompt,
@@ -53,6 +54,8 @@ __all__ = ["DeadLetter", "Entry", "Held", "PipeRecord", "Pool", "Worker"]
 
 ASSUMED_S = 10.0
 """Sound in a recognition session, until one was measured."""
+
+_NUMBERED = (Text, Sound, End)
 
 ENTRY_BYTES = 4096
 """What a job counts for in the store beside its streams."""
@@ -321,12 +324,17 @@ class Entry:
     def note_input(self, items: list[InputItem]) -> None:
         """Bring the record up to what the input stream now holds."""
         job = self.job
-        self.blobs.update(*map(blobs_of, items))
+        for item in items:
+            named = blobs_of(item)
+            if named:
+                self.blobs.update(named)
         job.input_head = self.inp.head
         job.input_ended = self.inp.ended
         for item in items:
-            if isinstance(item, Text | Sound | End):
+            if isinstance(item, _NUMBERED):
                 job.seq = max(job.seq, item.seq)
+            if isinstance(item, Sound):  # most of all input
+                continue
             if isinstance(item, Prompt):
                 job.units += 1
             elif isinstance(item, Text):
@@ -341,8 +349,12 @@ class Entry:
 
     def note_output(self, events: list[OutputEvent]) -> None:
         """Remember what decides how an answer recovers, and what was said."""
-        self.blobs.update(*map(blobs_of, events))
         for event in events:
+            named = blobs_of(event)
+            if named:
+                self.blobs.update(named)
+            if isinstance(event, Heard):  # most of all output of recognition
+                continue
             if isinstance(event, ToolCalls):
                 self.job.tools = True
             elif isinstance(event, Usage):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from forebay.core.events import InputItem, Sound
 from forebay.core.spec import JobView
 from forebay.errors import ForebayError
@@ -94,8 +96,7 @@ class Feed:
     seq: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hear:
+class Hear(msgspec.Struct, frozen=True, kw_only=True):
     """Audio to be recognised: one chunk of the client's, whole, as one item or several.
 
     ``units``: samples in it, as far as that is known before it is decoded. ``at``: which
@@ -150,8 +151,7 @@ class Attached:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """Answer to `Append`: ``units`` the store now has of this job's input."""
 
     units: int
@@ -273,8 +273,7 @@ class Attach:
     job: str
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """Append input; report `Stored`. ``units``: cumulative through these items. ``tell``:
     comes back in `Stored`, so that the client is told once the store has it."""
 
@@ -338,15 +337,13 @@ class Failed:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Took:
+class Took(msgspec.Struct, frozen=True):
     """The client's input ``seq`` is in the store."""
 
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """Encode this in the dialect's words and send it."""
 
     what: Started | Finished | Failed | Took

@@ -146,6 +146,7 @@ TABLE: dict[tuple[Phase, type], str] = {
     (Phase.CLOSED, Attached): "_too_late",
 }
 INTENTS = (Open, Feed, Hear, EndInput, Cancel, Resume)
+NUMBERED = (Feed, Hear, EndInput, Cancel)
 
 
 class Session:
@@ -215,7 +216,7 @@ class Session:
         """Take one event. Returns what the caller must do, in order."""
         if self.phase is Phase.CLOSED and isinstance(event, INTENTS):
             return self._after_end(event)
-        if isinstance(event, Feed | Hear | EndInput | Cancel):
+        if isinstance(event, NUMBERED):
             self.seq = event.seq
         name = TABLE.get((self.phase, type(event)))
         if name is not None:

@@ -179,8 +179,9 @@ class StreamLog(Generic[T]):
             for offset, item in enumerate(items, self.head + 1)
         ]
 
-    def append(self, items: Sequence[T]) -> None:
-        """Add items whose offsets go on from the head; all of them or none.
+    def append(self, items: Sequence[T], sizes: Sequence[int] | None = None) -> None:
+        """Add items whose offsets go on from the head; all of them or none. ``sizes``: what
+        `size_of` says of each, where it has been asked already.
 
         Raises `OffsetGap` for any other offset and `Fenced` for anything after the end.
         Then call `trim`.
@@ -194,7 +195,8 @@ class StreamLog(Generic[T]):
                 )
             if self.ended or (isinstance(item, LAST) and item is not items[-1]):
                 raise Fenced("nothing may be appended after the end", offset=item.offset)
-        sizes = [size_of(item) for item in items]  # may raise, so before anything changes
+        if sizes is None:
+            sizes = [size_of(item) for item in items]  # may raise, so before anything changes
         for item, size in zip(items, sizes, strict=True):
             self._add(item, size)
 

@@ -322,5 +322,5 @@ def _chunk(said: Said, session: str) -> Hear:
     except BadAudio as error:
         error.details.update(session=session, chunk=said.chunk_index)
         raise
-    plain = sum(len(sound.data) // 2 for sound in sounds if sound.form == "pcm16")
+    plain = len(data) // 2 if sounds[0].form == "pcm16" else 0
     return Hear(session=session, sounds=sounds, seq=said.chunk_index, units=plain)

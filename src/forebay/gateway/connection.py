@@ -15,20 +15,22 @@ from typing import Any
 
 import structlog
 
-from forebay.core.intents import Intent, Open
+from forebay.core.intents import Hear, Intent, Open
 from forebay.core.kinds import Kind
 from forebay.core.session import Sessions
 from forebay.dialects import Frame, SessionDialect
 from forebay.errors import ForebayError
 from forebay.gateway.auth import port_of
 from forebay.gateway.context import GatewayContext
-from forebay.gateway.driver import Hold
+from forebay.gateway.driver import AppendNow, Hold
 from forebay.gateway.wire import Wire
-from forebay.gateway.wires import asgi_wire
+from forebay.gateway.wires import WebSocketWire, asgi_wire
 
 __all__ = ["Frames", "Receive", "Scope", "Send", "accepted_wire", "serve_websocket"]
 
 PLAIN_WIRE_BYTES = 1024 * 1024
+AT_ONCE_BYTES = 64 * 1024
+"""A longer message is not dealt with in the call that brings it."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -172,10 +174,12 @@ class _Connection:
     """The sessions of one socket and the dialect's state of it."""
 
     __slots__ = (
+        "_append_now",
         "_ctx",
         "_dialect",
         "_holds",
         "_limited",
+        "_offered",
         "_promised_until",
         "_sessions",
         "_state",
@@ -204,6 +208,9 @@ class _Connection:
         self._state: Any = None
         self._sessions = Sessions(dialect.concurrent, dialect.rules)
         self._holds: dict[str, Hold] = {}
+        # Only a home in this process can take input without being waited for.
+        self._append_now: AppendNow | None = getattr(ctx.broker, "append_now", None)
+        self._offered = self._append_now is None
 
     async def run(self, frames: Frames, first_message_s: float | None) -> None:
         try:
@@ -260,9 +267,35 @@ class _Connection:
             await hold.open()
             return
         hold = self._holds[session.name]
+        if hold.full:  # by what was taken at once
+            await frames.until(hold.room(), self._wire)
         await hold.take(intent)
         if hold.full:
             await frames.until(hold.room(), self._wire)
+        if not self._offered and isinstance(intent, Hear):
+            self._offered = True
+            if isinstance(self._wire, WebSocketWire):
+                self._wire.offer_messages(self._at_once)
+
+    def _at_once(self, frame: Frame) -> bool:
+        """Deal with ``frame`` here and now, if it is sound for a session that takes it without
+        anything to wait for. Anything else changes nothing, goes the ordinary way, and is
+        answered there."""
+        append_now = self._append_now
+        if append_now is None or len(frame) > AT_ONCE_BYTES or self._wire.closed:
+            return False
+        try:
+            state, intents = self._dialect.receive(self._state, frame)
+        except Exception:  # noqa: BLE001 - met again on the ordinary way, which says what it is
+            return False
+        intent = intents[0] if len(intents) == 1 else None
+        if not isinstance(intent, Hear):
+            return False
+        hold = self._holds.get(intent.session)
+        if hold is None or not hold.take_at_once(intent, append_now):
+            return False
+        self._state = state
+        return True
 
     def _promised(self) -> bool:
         """Whether the connection gate kept a place for this, the connection's first job."""
@@ -285,6 +318,8 @@ class _Connection:
 
     async def leave(self) -> None:
         """Give back every session: the client has gone, or was cut off. Never raises."""
+        if isinstance(self._wire, WebSocketWire):
+            self._wire.offer_messages(None)
         holds, self._holds = list(self._holds.values()), {}
         for hold in holds:
             await hold.leave()

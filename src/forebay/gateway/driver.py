@@ -14,7 +14,15 @@ from typing import Any, ClassVar
 
 import structlog
 
-from forebay.broker import Attachment, GatewayPush, LeasePush, OutputPush, PlacePush, SupersededPush
+from forebay.broker import (
+    Attachment,
+    GatewayPush,
+    InputAck,
+    LeasePush,
+    OutputPush,
+    PlacePush,
+    SupersededPush,
+)
 from forebay.core.events import Audio, Ended, InputItem, OutputEvent
 from forebay.core.intents import (
     Answer,
@@ -35,6 +43,7 @@ from forebay.core.intents import (
     Found,
     From,
     Gone,
+    Hear,
     Idle,
     Lookup,
     Lost,
@@ -73,7 +82,7 @@ from forebay.gateway.notices import Notices
 from forebay.gateway.reader import patient
 from forebay.gateway.wire import Wire
 
-__all__ = ["Hold"]
+__all__ = ["AppendNow", "Hold"]
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +90,8 @@ LATE_S = 0.05
 """A timer later than this means that this process had no processor meanwhile."""
 
 Fact = Event | None
+AppendNow = Callable[..., InputAck]
+"""`LocalBroker.append_now`."""
 
 
 class Hold:
@@ -172,6 +183,34 @@ class Hold:
         if isinstance(event, Feed) and self._first_text_at is None and self._fresh:
             self._first_text_at = self._ctx.clock()
         await self._carry(self._receive(event))
+
+    def take_at_once(self, event: Hear, append_now: AppendNow) -> bool:
+        """As `take`, for sound that the store has room for and nothing speaks against. False:
+        nothing was changed, `take` it."""
+        session, attachment = self.session, self._attachment
+        if session.phase is not Phase.STREAMING or self.full or attachment is None:
+            return False
+        if event.at is not None and event.at != session.units:  # a repeat, or a gap
+            return False
+        (effect,) = self._receive(event)
+        if not isinstance(effect, Append) or any(map(goes_beside, effect.items)):
+            return False
+        try:
+            if self._meter is not None:
+                self._meter.ask(effect.items)
+            ack = append_now(
+                attachment.job,
+                effect.items,
+                attachment=attachment.number,
+                client_pos=effect.pos,
+                units=effect.units,
+            )
+        except ForebayError:
+            return False
+        self._idle_life.touch()
+        for answer in self._receive(self._note_stored(attachment.job, effect, effect.items, ack)):
+            self._now(answer)
+        return True
 
     async def leave(self) -> None:
         """The connection is closed, or goes to another session. Idempotent."""
@@ -391,11 +430,17 @@ class Hold:
             if view.ended_s is None:
                 raise
             return None  # the job ended while this was on its way; its end is what they hear
+        return self._note_stored(attachment.job, effect, items, ack)
+
+    def _note_stored(
+        self, job: str, effect: Append, items: Sequence[InputItem], ack: InputAck
+    ) -> Stored:
         self.full = ack.over
-        if self._meter is not None and not ack.repeats:
-            self._meter.stored(effect.items)
-        if self._ctx.scribe is not None and not ack.repeats:
-            self._ctx.scribe.heard(attachment.job, effect.items, items)
+        if not ack.repeats:
+            if self._meter is not None:
+                self._meter.stored(effect.items)
+            if self._ctx.scribe is not None:
+                self._ctx.scribe.heard(job, effect.items, items)
         return Stored(ack.units, effect.tell)
 
     async def _deliver(self, effect: Deliver) -> Fact:

@@ -48,6 +48,7 @@ CLOSE_S = 1.0
 log = structlog.get_logger(__name__)
 
 PushSink = Callable[[GatewayPush], None]
+_NEWS = (StatePush, FreedPush)
 
 
 class Hub:
@@ -238,14 +239,17 @@ class Hub:
 
     def sink(self, push: GatewayPush) -> None:
         """Take one push of the broker. Given to `GatewayBroker.open`."""
-        if isinstance(push, StatePush | FreedPush):
+        if isinstance(push, _NEWS):
             for tell in tuple(self._news[type(push)]):
                 tell(push)
             return
         readers = self._readers.get(push.job)
         if readers:
             if isinstance(push, OutputPush):
-                shared: dict[tuple[Hashable, int], Sequence[Frame]] = {}
+                # Frames are shared by several readers, or by nobody.
+                shared: dict[tuple[Hashable, int], Sequence[Frame]] | None = None
+                if len(readers) > 1:
+                    shared = {}
                 for reader in tuple(readers):
                     reader.offer(push, shared)
             else:
@@ -261,9 +265,10 @@ class Hub:
 
     def moved(self, reader: Reader) -> None:
         """A reader's cursor advanced. The furthest reader of a job counts."""
-        if reader.cursor <= self._moved.get(reader.job, -1):
+        job, cursor = reader.job, reader.cursor
+        if cursor <= self._moved.get(job, -1):
             return
-        self._moved[reader.job] = reader.cursor
+        self._moved[job] = cursor
         if self._report_timer is None and self._tasks is not None:
             when = max(self.clock(), self._reported_at + DELIVERED_EVERY_S)
             self._report_timer = self.call_at(when, self._report)

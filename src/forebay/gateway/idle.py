@@ -42,8 +42,10 @@ class IdleLife:
 
     def touch(self) -> None:
         """A message went one way or the other. The first one starts the clock."""
+        if self._life_s is None:
+            return
         self._last = self._ctx.clock()
-        if self._timer is None and self._life_s is not None and not self._stopped:
+        if self._timer is None and not self._stopped:
             self._wait_until(self._last + self._life_s)
 
     def stop(self) -> None:

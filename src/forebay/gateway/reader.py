@@ -51,6 +51,8 @@ ReadAfter = Callable[..., Awaitable[list[OutputEvent]]]
 """`GatewayBroker.read_after`, or the same of another kind of stream."""
 Shared = dict[tuple[Hashable, int], Sequence[Frame]]
 
+_CORKED = (WebSocketWire, HttpWire, HeadGate)
+
 log = structlog.get_logger(__name__)
 
 
@@ -275,7 +277,7 @@ class Reader:
     def _send_together(self, shared: Shared | None) -> None:
         """`_send_held`, in one write where the wire can and there is more than one event."""
         wire = self.wire
-        if len(self._held) < 2 or not isinstance(wire, WebSocketWire | HttpWire | HeadGate):
+        if len(self._held) < 2 or not isinstance(wire, _CORKED):
             self._send_held(shared)
             return
         wire.cork()

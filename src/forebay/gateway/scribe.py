@@ -138,8 +138,9 @@ class Scribe:
             self.tape.hear(job, items)
 
     def _beside(self, job: str, stored: Sequence[InputItem]) -> None:
-        named = [item for item in stored if isinstance(item, Sound) and item.blob]
-        self._open[job].beside += named
+        for item in stored:
+            if isinstance(item, Sound) and item.blob:
+                self._open[job].beside.append(item)
 
     async def settle(self, job: str) -> None:
         """Write the end of ``job`` now, if it is over."""

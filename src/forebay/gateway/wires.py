@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from forebay.gateway.http_protocol import HttpProtocol
     from forebay.gateway.ws_protocol import WebSocketProtocol
 
-__all__ = ["AsgiWire", "HttpWire", "WebSocketWire", "asgi_wire", "frame_header", "short_reason"]
+__all__ = [
+    "AsgiWire",
+    "HttpWire",
+    "TakeNow",
+    "WebSocketWire",
+    "asgi_wire",
+    "frame_header",
+    "short_reason",
+]
 
 TEXT, BINARY = 0x81, 0x82  # final frame, opcode
 JOIN_BYTES = 16 * 1024  # above it header and payload are handed over as two buffers
@@ -29,6 +37,7 @@ _MEDIUM = struct.Struct("!BBH").pack
 _LONG = struct.Struct("!BBQ").pack
 
 Drained = Callable[[], None]
+TakeNow = Callable[[str | bytes], bool]
 
 
 def frame_header(first: int, size: int) -> bytes:
@@ -62,6 +71,12 @@ class WebSocketWire:
     def take_messages_of(self, limit_bytes: int) -> None:
         """This path's own bound for one message; before the accept, while none can come."""
         self._p.limit_messages(limit_bytes)
+
+    def offer_messages(self, take: TakeNow | None) -> None:
+        """Offer messages to ``take`` in the call that brings them, while whoever receives them
+        waits for one: true where it has dealt with one, which is then not received. It must
+        not raise. Not all are offered: order comes first."""
+        self._p.take_now = take
 
     def send(self, data: str | bytes) -> None:
         protocol = self._p

@@ -11,7 +11,7 @@ Leans on internals of uvicorn 0.50-0.59: `conn`, `queue`, `writable`, `handle_*`
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from uvicorn.protocols.utils import ClientDisconnected
@@ -21,10 +21,11 @@ from websockets.http11 import Request
 from websockets.protocol import OPEN
 
 from forebay.errors import ForebayError
+from forebay.gateway.inbox import Inbox
 from forebay.gateway.responses import where
 from forebay.gateway.sweep import WriteStall
 from forebay.gateway.wire import LOW_WATER_BYTES
-from forebay.gateway.wires import WebSocketWire
+from forebay.gateway.wires import TakeNow, WebSocketWire
 from forebay.gateway.ws_plain import FrameEdge, plain_frame
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.address = address
         self.slot: int | None = None
         self.wire = WebSocketWire(self)
+        self.inbox: Inbox[Any] = Inbox(loop)
+        self.queue = cast("Any", self.inbox)  # what the base class puts goes there too
+        self.take_now: TakeNow | None = None  # who may deal with a message at once
         self._edge = FrameEdge()
         self._plain_bytes: int = self.conn.max_message_size or SLICE_BYTES
         self._ahead_bytes = 0  # in the queue, since it was last empty
@@ -79,7 +83,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     @property
     def gone(self) -> bool:
         """True once nothing more can be sent."""
-        return self.disconnected or self.close_sent or self.conn.state is not OPEN
+        # After the handshake whatever closes the codec's state has set one of the two.
+        if self.disconnected or self.close_sent:
+            return True
+        return not self.handshake_complete and self.conn.state is not OPEN
 
     def quiet_s(self, now: float) -> float:
         """For how long no message has gone either way."""
@@ -113,7 +120,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """The application hears of the end once, after every message."""
         if not self._told:
             self._told = True
-            self.queue.put_nowait(
+            self.inbox.put_nowait(
                 {"type": "websocket.disconnect", "code": self._close_code, "reason": reason}
             )
 
@@ -172,6 +179,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.handle_events()
         else:
             rest = data if self._undecoded else self._plain(data)
+            if not rest:
+                self._pause_if_full()
+                return
             self._undecoded += rest
         self._decode(limit=MESSAGES_AHEAD)
 
@@ -179,19 +189,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Take the plain frames that ``data`` begins with; the rest is for the codec."""
         at = 0
         while at < len(data) and self._edge.between and not self._fragments:
-            if self.gone or self.queue.qsize() >= MESSAGES_AHEAD:
+            if self.gone or len(self.inbox) >= MESSAGES_AHEAD:
                 break
             frame = plain_frame(data, at, self._plain_bytes)
             if frame is None:
                 break
+            first = at == 0  # a read full of messages must not keep the loop from all others
             text, payload, at = frame
-            self._message(payload, text=text)
+            self._message(payload, text=text, now=first)
         return data[at:] if at else data
 
     def _decode(self, limit: int | None) -> None:
         """Decode until ``limit`` messages wait; then stop reading from the socket."""
         while self._undecoded and self.conn.parser_exc is None:
-            if limit is not None and self.queue.qsize() >= limit:
+            if limit is not None and len(self.inbox) >= limit:
                 break
             part = bytes(self._undecoded[:SLICE_BYTES])
             del self._undecoded[:SLICE_BYTES]
@@ -201,14 +212,18 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.conn.parser_exc is not None:
             self._undecoded.clear()
             self.handle_parser_exception()
-        elif self._full and self.handshake_complete and not self.close_sent:
+        else:
+            self._pause_if_full()
+
+    def _pause_if_full(self) -> None:
+        if len(self.inbox) and self._full and self.handshake_complete and not self.close_sent:
             self._pause_reading()
 
     @property
     def _full(self) -> bool:
         """Enough waits for the application: the socket can wait too. A message or two more
         are let in, for a pause costs more than a small message does."""
-        waiting = self.queue.qsize()
+        waiting = len(self.inbox)
         return waiting > FEW_AHEAD or (waiting > 0 and self._ahead_bytes > AHEAD_BYTES)
 
     def _pause_reading(self) -> None:
@@ -224,13 +239,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def receive(self) -> Any:
         """The next event. Cancelling loses nothing."""
-        message = await self.queue.get()
-        if self.queue.empty():
+        inbox = self.inbox
+        message = await inbox.get()
+        if not inbox:
             self._ahead_bytes = 0
-        if self.queue.empty() and not self.disconnected:
-            self._decode(limit=MESSAGES_AHEAD)
-            if self.queue.empty():
-                self._resume_reading()
+            if not self.disconnected:
+                self._decode(limit=MESSAGES_AHEAD)
+                if not inbox:
+                    self._resume_reading()
         return message
 
     def handle_connect(self, event: Request) -> None:
@@ -267,20 +283,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._fragments.clear()
         self._message(data, text=self.curr_msg_data_type == "text")
 
-    def _message(self, data: bytes, *, text: bool) -> None:
-        """A whole message has come."""
+    def _message(self, data: bytes, *, text: bool, now: bool = False) -> None:
+        """A whole message has come. ``now``: it may be dealt with in this call, if whoever
+        reads has nothing else to do."""
         self.moved = self._heard
         if self.close_sent:
             return
-        self._ahead_bytes += len(data)
-        if not text:
-            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
-            return
         try:
-            self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+            said = data.decode() if text else data
         except UnicodeDecodeError as error:
             self._undecoded.clear()
             self._fail(1007, f"{error.reason} at position {error.start}")
+            return
+        take_now = self.take_now
+        if now and take_now is not None and self.inbox.waited_for and take_now(said):
+            return
+        self._ahead_bytes += len(data)
+        self.inbox.put_nowait({"type": "websocket.receive", "text" if text else "bytes": said})
 
     def handle_ping(self) -> None:
         """Pong now, or only to the newest ping once a peer that does not read has read."""

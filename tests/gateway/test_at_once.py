@@ -1,0 +1,246 @@
+"""Messages that are dealt with in the call that brings them, and those that are not."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from gateway_harness import Served, frame, read_frame, serving
+
+from forebay.broker import Assign, InputPush
+from forebay.broker.local import LocalBroker
+from forebay.core.events import Consumed, Heard, Sound
+from forebay.core.kinds import KINDS, Kind
+from forebay.core.spec import WorkerInfo
+from forebay.dialects.asr import AsrDialect
+from forebay.gateway.auth import Auth
+from forebay.gateway.connection import serve_websocket
+from forebay.gateway.context import GatewayContext
+from forebay.gateway.driver import Hold
+from forebay.gateway.hub import Hub
+from forebay.gateway.inbox import Inbox
+from forebay.gateway.metrics import GatewayMetrics
+from forebay.gateway.options import GatewayOptions
+
+POOL = "recognition/test"
+
+
+# --------------------------------------------------------------------------- the inbox
+
+
+async def test_an_inbox_gives_what_came_in_order_and_waits_for_more() -> None:
+    inbox: Inbox[int] = Inbox(asyncio.get_running_loop())
+    inbox.put_nowait(1)
+    inbox.put_nowait(2)
+    assert [await inbox.get(), await inbox.get()] == [1, 2]
+    assert not inbox.waited_for
+    later = asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    assert inbox.waited_for and not len(inbox)
+    inbox.put_nowait(3)
+    inbox.put_nowait(4)
+    assert not inbox.waited_for
+    assert await later == 3
+    assert len(inbox) == 1
+
+
+async def test_a_reader_that_is_cancelled_loses_nothing() -> None:
+    inbox: Inbox[int] = Inbox(asyncio.get_running_loop())
+    waits = asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    inbox.put_nowait(1)
+    waits.cancel()  # after its message came, before it ran
+    await asyncio.gather(waits, return_exceptions=True)
+    again = asyncio.create_task(inbox.get())
+    assert await again == 1
+    idle = asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    idle.cancel()
+    await asyncio.gather(idle, return_exceptions=True)
+    assert not inbox.waited_for
+
+
+# ------------------------------------------------------------------------ the protocol
+
+
+async def test_only_the_first_message_of_a_read_is_offered_and_order_is_kept() -> None:
+    offered: list[Any] = []
+
+    async with serving() as served:
+        _, writer = await served.websocket("/quiet")
+        protocol: Any = next(iter(served.server.state.connections))
+        await served.until(lambda: protocol.inbox.waited_for)
+
+        def take(said: Any) -> bool:
+            offered.append(said)
+            return said in ("a", b"d")
+
+        protocol.wire.offer_messages(take)
+        writer.write(frame(1, b"a") + frame(1, b"b") + frame(1, b"c"))
+        await served.until(lambda: served.probe.heard == ["b", "c"])
+        assert offered == ["a"]
+        await served.until(lambda: protocol.inbox.waited_for)
+        writer.write(frame(2, b"d"))
+        await served.until(lambda: offered[1:] == [b"d"])
+        writer.write(frame(1, b"e"))  # offered, and refused: it is received like any other
+        await served.until(lambda: served.probe.heard == ["b", "c", "e"])
+        assert offered == ["a", b"d", "e"]
+        protocol.wire.offer_messages(None)
+        await served.until(lambda: protocol.inbox.waited_for)
+        writer.write(frame(1, b"f"))
+        await served.until(lambda: served.probe.heard[-1] == "f")
+        assert len(offered) == 3
+
+
+# ---------------------------------------------------------------------------- sessions
+
+
+class World:
+    """A recogniser that hears at once, behind a real server."""
+
+    def __init__(self, broker: LocalBroker, ctx: GatewayContext) -> None:
+        self.broker, self.ctx = broker, ctx
+        self.taken: list[bool] = []
+        self.deaf = False
+        self.heard = 0
+        self.samples = 0
+        self.sounds: list[bytes] = []
+
+    def work(self, push: Any) -> None:
+        if isinstance(push, Assign):
+            items, job, attempt = push.lease.input, push.lease.spec.id, push.lease.attempt
+        elif isinstance(push, InputPush):
+            items, job, attempt = push.items, push.job, push.attempt
+        else:
+            return
+        for item in items:
+            if isinstance(item, Sound) and not self.deaf:
+                self.sounds.append(item.data)
+                asyncio.get_running_loop().call_soon(self.hear, job, attempt, item)
+
+    def hear(self, job: str, attempt: int, item: Sound) -> None:
+        self.heard += 1
+        self.samples += len(item.data) // 2
+        told = Heard(offset=self.heard, n=self.heard, seq=item.seq, samples=self.samples)
+        at = Consumed(item.offset, self.samples, item.offset, self.samples)
+        self.broker.worker_commit("w", job, attempt, [told], at)
+
+
+@asynccontextmanager
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[World, Served]]:
+    broker = LocalBroker()
+    async with Hub(broker, "g", asyncio.get_running_loop().time) as hub:
+        options = GatewayOptions()
+        ctx = GatewayContext(
+            broker=broker,
+            hub=hub,
+            gateway_id="g",
+            metrics=GatewayMetrics(),
+            rows=dict(KINDS),
+            options=options,
+            auth=Auth(options),
+        )
+        stand = World(broker, ctx)
+        broker.worker_connect("w", stand.work)
+        broker.worker_register(WorkerInfo(id="w", pools=[POOL], slots=8, sessions=8))
+        real: Callable[..., bool] = Hold.take_at_once
+
+        def noted(self: Hold, event: Any, append_now: Any) -> bool:
+            done = real(self, event, append_now)
+            stand.taken.append(done)
+            return done
+
+        monkeypatch.setattr(Hold, "take_at_once", noted)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            dialect = AsrDialect(new_id=ctx.new_id)
+            await serve_websocket(scope, receive, send, ctx, dialect)
+
+        async with serving(app=app) as served:
+            yield stand, served
+        await broker.close()
+
+
+def said(action: str, index: int = 0, data: bytes = b"") -> bytes:
+    message: dict[str, Any] = {"action": action, "session_id": "s", "chunk_index": index}
+    if data:
+        message["audio_data"] = base64.b64encode(data).decode()
+    return frame(1, json.dumps(message).encode())
+
+
+async def answers(reader: asyncio.StreamReader, count: int) -> list[dict[str, Any]]:
+    async with asyncio.timeout(10):
+        return [json.loads((await read_frame(reader))[1]) for _ in range(count)]
+
+
+async def test_a_chunk_is_stored_and_answered_in_the_call_that_brings_it(monkeypatch: Any) -> None:
+    async with world(monkeypatch) as (stand, served):
+        reader, writer = await served.websocket("/ws/asr")
+        writer.write(said("start"))
+        await answers(reader, 1)
+        for index in range(4):
+            writer.write(said("chunk", index, bytes([index]) * 320))
+            ack, result = await answers(reader, 2)
+            assert (ack["type"], ack["chunk_index"]) == ("ack", index)
+            assert (result["type"], result["chunk_index"]) == ("chunk_result", index)
+        assert stand.taken == [True] * 3  # the first goes the ordinary way
+        assert stand.sounds == [bytes([index]) * 320 for index in range(4)]
+
+
+async def test_what_cannot_be_taken_at_once_is_answered_as_ever(monkeypatch: Any) -> None:
+    async with world(monkeypatch) as (stand, served):
+        reader, writer = await served.websocket("/ws/asr")
+        writer.write(said("start"))
+        writer.write(said("chunk", 0, b"\0" * 320))
+        await answers(reader, 3)
+        for odd in (
+            frame(1, b"{"),
+            frame(1, b'{"action":"chunk","session_id":"s","audio_data":"!"}'),
+            frame(1, b'{"action":"chunk","session_id":"other","audio_data":"AAAA"}'),
+            said("chunk", 1, b"\0" * 321),
+            frame(2, b"binary"),
+        ):
+            writer.write(odd)
+            (error,) = await answers(reader, 1)
+            assert error["type"] == "error"
+        writer.write(said("chunk", 1, b"\1" * 320))
+        assert [a["type"] for a in await answers(reader, 2)] == ["ack", "chunk_result"]
+        assert stand.taken == [True]
+        writer.write(said("finish", 2))
+        writer.write(said("chunk", 3, b"\0" * 320))
+        (late,) = await answers(reader, 1)
+        assert late["type"] == "error" and late["code"] == "bad_request"
+        assert stand.sounds == [b"\0" * 320, b"\1" * 320]
+
+
+async def test_input_over_its_bound_holds_the_client_up_and_loses_nothing(
+    monkeypatch: Any,
+) -> None:
+    chunk = b"\2" * 32_000
+    count = KINDS[Kind.RECOGNITION].input_bytes // len(chunk) + 8
+    async with world(monkeypatch) as (stand, served):
+        reader, writer = await served.websocket("/ws/asr")
+        stand.deaf = True
+        writer.write(said("start"))
+        await answers(reader, 1)
+        for index in range(count):
+            writer.write(said("chunk", index, chunk))
+        (job,) = stand.broker._core.entries.values()
+        await served.until(job.over_bound, 10)
+        await asyncio.sleep(0.1)
+        stored = job.inp.head
+        assert stored < count  # the rest waits in front of the door
+        stand.deaf = False
+        for item in job.inp.after(0):
+            assert isinstance(item, Sound)
+            stand.sounds.append(item.data)
+            stand.hear(job.id, job.job.attempt, item)
+        await served.until(lambda: len(stand.sounds) == count, 10)
+        told = await answers(reader, 2 * count)
+        results = [a["chunk_index"] for a in told if a["type"] == "chunk_result"]
+        assert results == list(range(count))

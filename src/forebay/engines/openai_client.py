@@ -1,7 +1,7 @@
 """One OpenAI-compatible server as an HTTP peer: connections, retries, circuit breaker.
 
-Everything aiohttp can raise is translated here, and nothing of aiohttp leaves this module
-but the open response whose bytes `openai.OpenAIText` reads.
+Answers are streamed over `openai_http`; what is asked once in a while (health, models) over
+aiohttp, all of whose exceptions are translated here.
 
 What is asked again: a request to which no status line came back, ``connect_retries`` times.
 Once a status has arrived nothing is repeated. After five requests in a row found nobody,
@@ -23,6 +23,7 @@ import msgspec
 
 from forebay.core.upstreams import Breaker
 from forebay.engines import openai_errors as errors
+from forebay.engines.openai_http import HttpPeer, Posted
 from forebay.errors import ConfigError, ForebayError, UpstreamFailed, UpstreamTimeout
 
 __all__ = ["Upstream", "Watch", "normal_base", "read_key"]
@@ -42,9 +43,7 @@ class Watch:
 
     __slots__ = ("_deadline", "_fired", "_loop", "_reading", "_response", "_silence_s", "_timer")
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, response: aiohttp.ClientResponse, deadline: float
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, response: Posted, deadline: float) -> None:
         self._loop = loop
         self._response = response
         self._silence_s = max(0.0, deadline - loop.time())
@@ -66,23 +65,24 @@ class Watch:
         stream itself says which). Raises `UpstreamTimeout` after the silence."""
         self._reading = True
         try:
-            return await self._response.content.readany()
-        except (aiohttp.ClientError, OSError):
-            if not self._fired:
-                return b""
+            data = await self._response.read()
         finally:
             self._reading = False
+        if data or not self._fired:
+            return data
         if begun:
             raise _timeout(f"went silent for {self._silence_s:g} s inside its answer", "stall")
         raise _timeout("sent no token before the first-token timeout", "no_answer")
 
     async def drain(self) -> None:
         """Give the connection back to the pool if the server ends its answer promptly."""
+        if self._response.at_end:
+            return
         self._deadline = self._loop.time() + DRAIN_S
         self._timer.cancel()
         self._timer = self._loop.call_at(self._deadline, self._check)
         try:
-            while not self._response.content.at_eof():
+            while not self._response.at_end:
                 if not await self.read(True):
                     return
         except UpstreamTimeout:
@@ -92,7 +92,7 @@ class Watch:
         now = self._loop.time()
         if self._reading and now >= self._deadline:
             self._fired = True
-            self._response.close()
+            self._response.abort()
             return
         again = self._deadline if now < self._deadline else now + min(1.0, self._silence_s)
         self._timer = self._loop.call_at(again, self._check)
@@ -122,8 +122,13 @@ class Upstream:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._connect_timeout_s = connect_timeout_s
         self._retries = connect_retries
-        self._pool = pool
-        self._keepalive_s = keepalive_s
+        self.peer = HttpPeer(
+            self.base,
+            api_key,
+            limit=pool,
+            keepalive_s=keepalive_s,
+            connect_timeout_s=connect_timeout_s,
+        )
         self._session: aiohttp.ClientSession | None = None
         self.breaker = Breaker()
 
@@ -131,17 +136,16 @@ class Upstream:
         if self._session is not None:
             return
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._pool, keepalive_timeout=self._keepalive_s, ttl_dns_cache=30
-            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             headers=self._headers,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        self.peer.closed = False
 
     async def close(self) -> None:
         session, self._session = self._session, None
+        self.peer.close()
         if session is not None:
             await session.close()
 
@@ -155,7 +159,7 @@ class Upstream:
     @asynccontextmanager
     async def post(
         self, path: str, body: bytes, *, model: str, deadline: float
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[Posted]:
         """POST and yield the response once its status is 200; closed on leaving unless read
         to its end, which the server sees as the client having gone.
 
@@ -175,7 +179,7 @@ class Upstream:
         finally:
             response.close()
 
-    def watch(self, response: aiohttp.ClientResponse, deadline: float) -> Watch:
+    def watch(self, response: Posted, deadline: float) -> Watch:
         """Guard the answer's bytes: read them with `Watch.read`, then `Watch.stop`.
 
         ``deadline``: for the first of meaning, in the loop's time."""
@@ -194,50 +198,39 @@ class Upstream:
         except (aiohttp.ClientError, OSError) as exc:
             raise _unreachable(exc) from exc
 
-    async def _first_status(
-        self, path: str, body: bytes, deadline: float
-    ) -> aiohttp.ClientResponse:
-        loop = asyncio.get_running_loop()
-        session, url, pause_s = self._opened(), self.url(path), RETRY_FIRST_S
+    async def _first_status(self, path: str, body: bytes, deadline: float) -> Posted:
+        loop, pause_s = asyncio.get_running_loop(), RETRY_FIRST_S
+        self._opened()
         for left in range(self._retries, -1, -1):
             try:
-                async with asyncio.timeout_at(deadline):
-                    response = await session.post(
-                        url,
-                        data=body,
-                        headers={"Content-Type": "application/json"},
-                        allow_redirects=False,
-                    )
-            except TimeoutError as exc:
-                if isinstance(exc, aiohttp.ServerTimeoutError) and loop.time() < deadline:
-                    failure: ForebayError = _unreachable(exc)
-                else:
-                    raise _timeout("sent no status before the first-token timeout", "no_answer") from exc  # fmt: skip
-                cause: Exception = exc
-            except (aiohttp.ClientError, OSError) as exc:
-                failure, cause = _unreachable(exc), exc
+                response = await self.peer.post(path, body, deadline)
+            except UpstreamTimeout:
+                raise
+            except UpstreamFailed:
+                if not left or loop.time() + pause_s >= deadline:
+                    self.breaker.bad(loop.time())
+                    raise
             else:
                 self.breaker.good()
                 return response
-            if not left or loop.time() + pause_s >= deadline:
-                self.breaker.bad(loop.time())
-                raise failure from cause
             await asyncio.sleep(pause_s)
             pause_s *= 2
         raise AssertionError("unreachable")  # pragma: no cover - the last round returns or raises
 
-    async def _refusal(self, response: aiohttp.ClientResponse, model: str) -> ForebayError:
+    async def _refusal(self, response: Posted, model: str) -> ForebayError:
+        body = b""
         try:
             async with asyncio.timeout(5):
-                body = await _bounded(response, ERROR_BYTES)
-        except (TimeoutError, aiohttp.ClientError, OSError):
+                while len(body) < ERROR_BYTES and (piece := await response.read()):
+                    body += piece
+        except TimeoutError:
             body = b""
         return errors.refusal(
             response.status,
-            body,
+            body[:ERROR_BYTES],
             model=model,
             key_given=self.key_given,
-            retry_after_s=errors.retry_after(response.headers.get("Retry-After")),
+            retry_after_s=errors.retry_after(response.header(b"retry-after")),
         )
 
     def _opened(self) -> aiohttp.ClientSession:

@@ -115,7 +115,10 @@ class Answers:
         self.counts: Counter[str] = Counter()
 
     def key(self, messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> bytes:
-        """What identifies a request: all of it but what only its gateway reads."""
+        """What identifies a request: all of it but what only its gateway reads. Empty where
+        nothing is kept."""
+        if self._cache is None:
+            return b""
         own = {k: v for k, v in params.items() if k not in ("operation", "response")}
         return hashlib.sha256(msgspec.json.encode([messages, own], order="sorted")).digest()
 

@@ -498,4 +498,6 @@ def chat_options(config: Config) -> ChatOptions:
         sampling=sampling,
         tts_flush_min_chars=config[table.FLUSH_MIN_CHARS],
         tts_flush_on_punct=config[table.FLUSH_ON_PUNCT],
+        retrieval_url=config[table_text.RETRIEVAL_URL] or "",
+        retrieval_s=config[table_text.RETRIEVAL_S],
     )

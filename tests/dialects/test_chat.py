@@ -15,6 +15,7 @@ from forebay.core.spec import Lease, WorkerInfo
 from forebay.core.stream import Stamper
 from forebay.gateway.chat import serve_chat
 from forebay.gateway.context import ChatOptions
+from forebay.gateway.retrieval import Passage
 
 FAST = {"rtf": 0.0, "unit_ms": 40}
 SLOW_TEXT = {"token_ms": 50.0, "tokens": 40}
@@ -292,6 +293,43 @@ def test_system_prompt_history_and_sampling_go_along() -> None:
             await c.gone()
             (view,) = await w.broker.jobs()
             assert view.spec.params == {"max_tokens": 5}
+
+    run(body())
+
+
+def test_a_question_is_answered_with_the_passages_a_search_service_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, str]] = []
+    found: tuple[list[Passage], str] = ([Passage(content="A forebay is a pool.")], "")
+
+    async def look(url: str, query: str, timeout_s: float) -> tuple[list[Passage], str]:
+        asked.append((url, query))
+        return found
+
+    monkeypatch.setattr("forebay.gateway.chat.passages_for", look)
+
+    async def body() -> None:
+        nonlocal found
+        async with world(text={}, chat=ChatOptions(retrieval_url="http://search")) as w:
+            c = connect(w)
+            c.say({"type": "chat", "text": "What is a forebay?"})
+            heard = await c.until("llm_complete")
+            assert heard[0]["type"] == "rag_context"
+            assert (heard[0]["count"], heard[0]["results"][0]["content"]) == (
+                1,
+                "A forebay is a pool.",
+            )
+            assert types(heard)[1] == "llm_delta"
+            found = ([], "it is away")
+            c.say({"type": "chat", "text": "Again?"})
+            heard = await c.until("llm_complete")
+            nothing = {"type": "rag_context", "results": [], "count": 0, "message": "it is away"}
+            assert heard[0] == nothing
+            c.say({"type": "chat", "text": "Without.", "use_rag": False})
+            assert "rag_context" not in types(await c.until("llm_complete"))
+            assert asked == [("http://search", "What is a forebay?"), ("http://search", "Again?")]
+            await c.leave()
 
     run(body())
 

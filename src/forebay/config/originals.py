@@ -19,7 +19,6 @@ NO_EFFECT: dict[str, str] = {
     "PIPER_BIN": "the engine `piper` is a Python package, not a program",
     "PIPER_ROOT": "the engine `piper` is a Python package, not a program",
     "PIPER_MODEL": "name the voice with --engine speech=piper:model=FILE",
-    "RAG_SERVICE_URL": "there is no retrieval service",
     "HF_TOKEN": "weights come from packages or local files; nothing is fetched from a hub",
     "API_HOST": "all ports listen on server.host",
     "API_WORKERS": "one gateway serves all; models are counted by --workers image=N",

@@ -17,6 +17,8 @@ __all__ = [
     "LLAMA_SLOTS",
     "LLAMA_THREADS",
     "NOTEBOOK_PORT",
+    "RETRIEVAL_S",
+    "RETRIEVAL_URL",
 ]
 
 FLUSH_INTERVAL_MS = declare.number(
@@ -80,4 +82,18 @@ CACHE_MIB = declare.whole(
 )
 NOTEBOOK_PORT = declare.whole(
     "compat.notebook_port", 18600, "Port of the notebook backend.", low=0, high=65535
+)
+RETRIEVAL_URL = declare.maybe_text(
+    "chat.retrieval_url",
+    "A search service whose passages go before questions on `/ws/chat` (`POST URL/search`). "
+    "Clients may decline with `use_rag: false`.",
+    aliases=declare.aliases("RAG_SERVICE_URL"),
+)
+RETRIEVAL_S = declare.number(
+    "chat.retrieval_s",
+    2,
+    "Time the search may take; the question is then answered without.",
+    unit="s",
+    low=0.1,
+    high=60,
 )

@@ -83,7 +83,8 @@ class TurnPhase(StrEnum):
 class Ask:
     """A prompt. ``speech``: parameters of a speech job, None for text only. ``messages``:
     the conversation before, where the client keeps it; None: the connection's own.
-    ``resumable``: the answer outlives its connection, to be asked for again (`Back`)."""
+    ``resumable``: the answer outlives its connection, to be asked for again (`Back`).
+    ``retrieve``: passages that may help are looked for first, where there is a service."""
 
     session: str
     prompt: str
@@ -93,6 +94,7 @@ class Ask:
     voice_model: str = ""
     notices: bool = False
     resumable: bool = False
+    retrieve: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ may come back on another connection with `resume`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -157,6 +157,9 @@ class ChatDialect(Protocol):
         """The speech job exists: what its client must know before its audio."""
 
     def place(self, state: Any, place: QueuePlace | None) -> Sequence[Frame]: ...
+
+    def context(self, results: Sequence[Mapping[str, Any]], failed: str) -> Sequence[Frame]:
+        """Passages found for the question; ``failed``: why there are none."""
 
     def word(self, error: ForebayError) -> str: ...
 
@@ -365,6 +368,9 @@ class VoiceChat:
         eta = None if place is None else place.eta_s
         return (_text(type="queue_status", session_id=state.session, position=position, eta_s=eta),)
 
+    def context(self, results: Sequence[Mapping[str, Any]], failed: str) -> Sequence[Frame]:
+        return ()
+
     def word(self, error: ForebayError) -> str:
         return _code(error)
 
@@ -384,7 +390,7 @@ class TextChat:
         match decode(_talk, frame):
             case Chat() as message:
                 _bounded(message.text, self._prompt_chars)
-                return state, (Ask(session="", prompt=message.text),)
+                return state, (Ask(session="", prompt=message.text, retrieve=message.use_rag),)
             case ClearMessage():
                 return state, (Clear(),)
             case PingMessage():
@@ -424,6 +430,11 @@ class TextChat:
 
     def place(self, state: Any, place: QueuePlace | None) -> Sequence[Frame]:
         return ()
+
+    def context(self, results: Sequence[Mapping[str, Any]], failed: str) -> Sequence[Frame]:
+        """``message`` is additive: the original said nothing of a search that failed."""
+        more = {"message": failed} if failed else {}
+        return (_text(type="rag_context", results=results, count=len(results), **more),)
 
     def word(self, error: ForebayError) -> str:
         return _code(error)

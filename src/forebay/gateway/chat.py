@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+import msgspec
 import structlog
 
 from forebay.broker import Attachment, GatewayPush, LeasePush, PlacePush, SupersededPush
@@ -47,6 +48,7 @@ from forebay.gateway.answer import Answer
 from forebay.gateway.connection import Frames, Receive, Scope, Send, accepted_wire
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.hub import AudioPace, Reader
+from forebay.gateway.retrieval import grounded, passages_for
 from forebay.gateway.wire import Wire
 
 __all__ = ["Greeting", "serve_chat"]
@@ -242,11 +244,23 @@ class _Conversation:
         jobs = self._jobs = Answer(
             self._ctx, self._tenant, back, lambda push: self._hear(jobs, push)
         )
+        if isinstance(effect, StartTurn) and effect.ask.retrieve and self._ctx.chat.retrieval_url:
+            effect = await self._grounded(effect)
+            if self._jobs is not jobs:
+                return None
         fact = await (jobs.begin(effect) if isinstance(effect, StartTurn) else jobs.find())
         if self._jobs is jobs:
             return fact
         await (jobs.stop() if asked else jobs.leave())
         return None
+
+    async def _grounded(self, effect: StartTurn) -> StartTurn:
+        """With the passages that a search service has for the question, which the client is
+        shown before the answer."""
+        chat = self._ctx.chat
+        found, failed = await passages_for(chat.retrieval_url, effect.ask.prompt, chat.retrieval_s)
+        self._send(self._dialect.context([msgspec.to_builtins(p) for p in found], failed))
+        return StartTurn(effect.ask, grounded(effect.messages, found))
 
     async def _end(self, *, stop: bool) -> None:
         """Stop the answer, or leave it, if one is under way."""

@@ -58,6 +58,8 @@ class ChatOptions:
     greet_after_s: float = 0.3
     history_messages: int = 40
     prompt_chars: int = 20_000
+    retrieval_url: str = ""
+    retrieval_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ import typer
 import typer.core
 import typer.main
 
-from forebay import __version__, cli_captions, cli_operate, cli_photos, cli_text
+from forebay import __version__, cli_captions, cli_every, cli_operate, cli_photos, cli_text
 from forebay.errors import CannotBoot, ConfigError, ForebayError, MissingEngine
 
 __all__ = ["app", "main"]
@@ -48,6 +48,7 @@ cli_text.register(bench_app, models_app)
 cli_photos.register(app, bench_app)
 cli_operate.register(app, config_app)
 cli_captions.register(app, bench_app)
+cli_every.register(bench_app)
 
 ConfigFile = Annotated[
     Path | None,

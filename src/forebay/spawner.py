@@ -28,10 +28,11 @@ __all__ = ["Forked", "Process", "Spawner"]
 
 AGAIN_FIRST_S = 0.5
 AGAIN_MOST_S = 30.0
-WARM_S = 30.0
+WARM_S = 60.0
 """How long the first processes wait for the fork server, which saves each of them its imports."""
-ANSWER_S = 2.0
-"""A fork takes milliseconds; one that takes this long is not waited for."""
+ANSWER_S = 5.0
+"""A fork takes milliseconds, half a second where something is being loaded; one that takes this
+long on the busiest machine is not waited for."""
 STARTERS = ("PYTHON", "LD_", "MALLOC_", "GLIBC_TUNABLES")
 """Variables that are read when an interpreter starts: a process with its own is not forked."""
 _PR_SET_CHILD_SUBREAPER = 36

@@ -98,9 +98,11 @@ class SpeechState:
             "last_unit_index_received": self.next_unit - self._base - 1,
         }
 
-    def comeback(self, ack: dict[str, Any]) -> list[dict[str, Any]]:
-        """What to send after the `start_ack` of a second or later connection."""
-        return [self.resume(), *self.resent(ack)]
+    def opening(self, *, known: bool) -> list[dict[str, Any]]:
+        """What to send first on a connection. ``known``: the server has answered a start of
+        this session before. Then where we stand is said in the same breath: a server that
+        hears nothing for a second goes on where it believes us to be."""
+        return [self.start(), self.resume()] if known else [self.start()]
 
     def resent(self, ack: dict[str, Any]) -> list[dict[str, Any]]:
         """What the server had not heard, given its `start_ack`, end and cancel included.

@@ -103,15 +103,15 @@ class SpeechSession(Reconnecting):
 
     async def _connect(self) -> None:
         await self._dial()
-        await self._send(self.state.start())
+        for first in self.state.opening(known=self._known):
+            await self._send(first)
         ack = await self._receive()
         if ack is None or ack.get("type") != "start_ack":
             if ack is not None and ack.get("type") == "error":
                 raise self.state.error(ack)
             raise UpstreamFailed("the connection ended before start was answered")
-        first = not self._known
         self._known = True
-        for pending in self.state.resent(ack) if first else self.state.comeback(ack):
+        for pending in self.state.resent(ack):
             await self._send(pending)
 
     async def _restart(self) -> None:

@@ -218,12 +218,13 @@ class User:
         self._ws = await self._http.ws_connect(
             self.plan.url, compress=0, headers=self.plan.headers, max_msg_size=1 << 20
         )
-        await self._send(self._state.start())
+        for message in self._state.opening(known=self._known):
+            await self._send(message)
         ack = await self._ack()
         if ack is None:
             return
-        first, self._known = not self._known, True
-        for message in self._state.resent(ack) if first else self._state.comeback(ack):
+        self._known = True
+        for message in self._state.resent(ack):
             await self._send(message)
         self._up.set()
 

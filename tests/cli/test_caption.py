@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import sys
 import urllib.request
 import wave
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from benchmarks.harness import FOREBAY, serving
 
-from forebay.commands.caption import Lags, wav_pieces
+from forebay.commands.caption import CaptionOptions, Lags, main, wav_pieces
 from forebay.core.tones import speak
 from forebay.errors import ConfigError
 
@@ -91,3 +92,55 @@ def test_lags_are_counted_for_captions_that_came_back():
     lags.came(1, 10.04)
     lags.came(2, 11.0)
     assert lags.words().startswith("last 40 ms")
+
+
+def test_the_last_display_of_all_gateways_counts():
+    lags = Lags()
+    assert lags.shown_words() == "no display tells"
+    lags.said(1, 10.0)
+    lags.shown({"seq": 1, "displays": 2, "of": 2, "ago_ms": 20}, 10.1)
+    lags.shown({"seq": 1, "displays": 1, "of": 3, "ago_ms": 0}, 10.2)
+    lags.shown({"seq": 9, "displays": 1, "of": 1, "ago_ms": 0}, 10.2)
+    assert lags.shown_words() == "last 200 ms, p50 200, p99 200 (3 of 5 displays)"
+
+
+def refused(*words: str) -> str:
+    """What the command says when it cannot begin: one line, no traceback."""
+    run = subprocess.run(
+        [str(FOREBAY), "caption", "--room", "r", "--passphrase", "p", "--no-sync", *words],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode in (1, 2) and "Traceback" not in run.stdout + run.stderr
+    return run.stderr
+
+
+@pytest.mark.parametrize("missing", ["package", "library"])
+def test_a_microphone_without_portaudio_is_said_with_what_to_do(missing, monkeypatch):
+    if missing == "package":
+        monkeypatch.setitem(sys.modules, "sounddevice", None)
+    else:
+
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                if name == "sounddevice":
+                    raise OSError("PortAudio library not found")
+
+        monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+        monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    options = CaptionOptions(
+        url="http://127.0.0.1:9", server="http://127.0.0.1:9", room="r", passphrase="p", name="A"
+    )
+    with pytest.raises(ConfigError, match=r"needs PortAudio .* libportaudio2; or use the page"):
+        main(options)
+
+
+def test_a_recogniser_that_is_not_there_is_one_line(tmp_path):
+    sound = write(tmp_path / "talk.wav", speak([1]))
+    said = refused("--wav", str(sound), "--url", "http://127.0.0.1:9")
+    assert "http://127.0.0.1:9 cannot be reached" in said
+
+
+def test_a_file_that_cannot_be_heard_is_one_line(server, tmp_path):
+    (tmp_path / "x.wav").write_bytes(b"not a wav at all")
+    said = refused("--wav", str(tmp_path / "x.wav"), "--url", server.http)
+    assert "cannot be read as a WAV file" in said

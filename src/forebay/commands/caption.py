@@ -27,7 +27,7 @@ from rich.text import Text
 
 from forebay.client import CaptionPublisher, ListenSession, PublisherStatus, Queued, Transcript
 from forebay.commands.common import console
-from forebay.errors import ConfigError
+from forebay.errors import ConfigError, ForebayError, UpstreamFailed
 from forebay.lab.stats import percentile
 
 __all__ = ["CaptionOptions", "Lags", "main", "wav_pieces"]
@@ -150,8 +150,8 @@ async def wav_pieces(path: Path) -> AsyncGenerator[bytes, None]:
         await asyncio.sleep(max(0.0, began + number * PIECE_S - time.monotonic()))
 
 
-async def mic_pieces() -> AsyncGenerator[bytes, None]:
-    """The default microphone. Raises `ConfigError` where there is none."""
+def _sound_devices() -> Any:
+    """The package that reads microphones. Raises `ConfigError` where it cannot work here."""
     try:
         import sounddevice
     except (ImportError, OSError) as exc:
@@ -159,6 +159,12 @@ async def mic_pieces() -> AsyncGenerator[bytes, None]:
             "--mic needs PortAudio and the package sounddevice: pip install sounddevice, and on "
             "Debian apt-get install libportaudio2; or use the page /speak, or --wav FILE"
         ) from exc
+    return sounddevice
+
+
+async def mic_pieces() -> AsyncGenerator[bytes, None]:
+    """The default microphone. Raises `ConfigError` where there is none."""
+    sounddevice = _sound_devices()
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[bytes] = asyncio.Queue(maxsize=100)
 
@@ -297,8 +303,20 @@ async def _run(options: CaptionOptions, publisher: CaptionPublisher | None) -> L
     return lags
 
 
+def _told(error: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What several tasks ended with, as the one error that caused it."""
+    first: BaseException = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first if isinstance(first, ForebayError) else error
+
+
 def main(options: CaptionOptions) -> int:
-    """Caption until the file, or the person, is done; returns the exit status."""
+    """Caption until the file, or the person, is done; returns the exit status. Raises
+    `ConfigError` for a microphone or file that cannot be read, `UpstreamFailed` where nobody
+    recognises."""
+    if options.wav is None:
+        _sound_devices()  # before anything is begun
     publisher = None
     if options.sync:
         publisher = CaptionPublisher(
@@ -311,6 +329,10 @@ def main(options: CaptionOptions) -> int:
         lags = asyncio.run(_run(options, publisher))
     except KeyboardInterrupt:
         console.print("stopped")
+    except BaseExceptionGroup as error:
+        raise _told(error) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise UpstreamFailed(f"{options.url} cannot be reached: {error}") from error
     finally:
         counters = publisher.close().counters if publisher is not None else None
     if options.export is not None:

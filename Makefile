@@ -27,7 +27,9 @@ test: setup ## Every test, with what they need
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh models || \
 	  echo "models are not complete: tests that need them are skipped"
 	@bash scripts/system.sh
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@folder="$$(mktemp -d)" && trap 'rm -rf "$$folder"' EXIT && \
+	  $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	  --basetemp="$$folder/t" $(ARGS)
 
 check: setup ## Format, lint, types, import rules, lengths, docs, core coverage, wheel
 	@PYTHON="$(PYTHON)" bash scripts/check.sh

@@ -1,4 +1,4 @@
-"""Settings every test shares.
+"""Settings every test shares, and the order of files.
 
 Property tests run the same examples each time, so a failure in CI is a failure at a desk.
 `HYPOTHESIS_PROFILE=explore` looks for new ones.
@@ -7,8 +7,31 @@ Property tests run the same examples each time, so a failure in CI is a failure 
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+SLOW_FIRST = """
+test_serve_process test_asr_process test_many_gateways test_recognition test_notebook_page
+test_voice_process test_commands test_photos_page test_llama test_processes test_listen_page
+test_voices test_javascript_client test_captions_bench test_caption test_behind_nginx test_photo
+test_photo_bench test_captions_process test_photo_process test_kernel_abuse test_notebook_faults
+test_console test_chat_resume test_listening_process test_service_files test_display
+test_notebook_process test_history test_notebook_bench test_speak_page test_access
+test_stream_properties test_main test_redis_faults test_openai_path test_supervisor
+test_operation_path test_kernel test_deploy_files test_picture_process test_captions_sdk
+test_kernel_life test_rolling test_listen_process test_spawner test_store test_weights
+""".split()
+"""Files that take longest, longest first: processes that test together (``make test``) take
+files in this order, so that none is left alone with a slow one at the end."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    place = {name: n for n, name in enumerate(SLOW_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 settings.register_profile(
     "fixed",

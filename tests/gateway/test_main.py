@@ -241,13 +241,27 @@ def test_addresses_that_cannot_be_bound_are_refused_by_name() -> None:
 # --------------------------------------------------------------------------- process
 
 
+_spawned: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_that_was_spawned_stays() -> Iterator[None]:
+    yield
+    while _spawned:
+        with _spawned.pop() as process:
+            if process.poll() is None:
+                process.kill()
+
+
 def spawn(path: Path, sock: socket.socket) -> subprocess.Popen[bytes]:
     code = f"import sys; from forebay.gateway.main import *; from pathlib import Path; sys.exit(main(Path({str(path)!r})))"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-W", "error", "-X", "dev", "-c", code],
         pass_fds=[sock.fileno()],
         stderr=subprocess.PIPE,
     )
+    _spawned.append(process)
+    return process
 
 
 def ask(port: int, path: str) -> bytes:

@@ -195,6 +195,24 @@ async def test_silence_is_forgotten_as_it_passes(world: World) -> None:
 
 
 @in_world
+async def test_hours_of_silence_keep_nothing_but_their_count(world: World) -> None:
+    await world.worker(rtf=0.0001)
+    at = await world.job()
+    piece, hours = bytes(8 * 32_000), 2
+    kept = []
+    for n in range(hours * 450):
+        await world.say(at, Sound(data=piece, seq=n))
+        await asyncio.sleep(0.05)
+        entry = world.broker._core.entries["j"]
+        kept.append((entry.inp.bytes, entry.out.bytes))
+    assert max(size for size, _ in kept) < 3 * len(piece)
+    assert max(size for _, size in kept) < 256 * 1024
+    await world.say(at, End())
+    ended = await world.over()
+    assert ended.details == {"text": "", "chunks": hours * 450, "audio_s": hours * 3600.0}
+
+
+@in_world
 async def test_input_counts_until_it_is_heard_and_is_kept_until_it_is_final(world: World) -> None:
     await world.worker(rtf=0.1, words=1000)
     at = await world.job()

@@ -199,3 +199,17 @@ def test_the_virtual_time_never_falls(steps: list[str]) -> None:
             queue.remove(next(iter(queue)))
         assert queue.virtual_s >= before
         assert [queue.rank(job) for job in queue] == list(range(len(queue)))
+
+
+def test_passing_by_an_empty_queue_counts_as_waiting_and_being_served() -> None:
+    passed, waited = FairQueue({"b": 2.0}), FairQueue({"b": 2.0})
+    for index in range(30):
+        tenant, priority = "ab"[index % 2], index % 3 - 1
+        passed.pass_by(tenant=tenant, cost_s=1.5, priority=priority)
+        waited.push(f"j{index}", tenant=tenant, cost_s=1.5, priority=priority)
+        assert waited.take() == f"j{index}"
+        assert passed.virtual_s == waited.virtual_s
+    for queue in (passed, waited):
+        queue.push("x", tenant="a", cost_s=1)
+        queue.push("y", tenant="b", cost_s=1)
+    assert list(passed) == list(waited)

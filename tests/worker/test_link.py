@@ -239,6 +239,57 @@ async def test_everything_said_in_one_tick_leaves_in_one_write(worker: Any) -> N
     assert len(writes) == 1
 
 
+async def test_in_a_long_tick_what_is_ready_does_not_wait_for_its_end(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, client, pushes = worker
+    host.sinks["w1"](Assign(lease=lease()))
+    await until(lambda: pushes)
+    monkeypatch.setattr("forebay.broker.link_keeper.TICK_S", -1.0)
+    transport = client._wire._transport
+    for _ in range(3):
+        client.commit("j", 1, [], Consumed())
+        assert transport.get_write_buffer_size() == 0 and not client._wire._queue
+    await client.drained()
+    await until(lambda: host.names().count("commit") == 3)
+
+
+async def test_a_busy_worker_is_told_when_it_has_a_slot_again(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, client, pushes = worker
+    monkeypatch.setattr("forebay.broker.link_client.HOLD_S", 3600.0)
+    client.hold(True)
+    client.hold(True)
+    host.sinks["w1"](Assign(lease=lease()))
+    await asyncio.sleep(0.1)
+    assert pushes == []
+    client.commit("j", 1, [], Consumed())  # what it says itself is not held
+    client.register(info())
+    await until(lambda: "register" in host.names())
+    client.hold(False)
+    client.hold(False)
+    await until(lambda: pushes)
+
+
+async def test_nothing_is_held_longer_than_the_limit(worker: Any) -> None:
+    host, client, pushes = worker
+    client.hold(True)
+    host.sinks["w1"](Assign(lease=lease()))
+    await until(lambda: pushes)
+
+
+async def test_a_link_that_is_lost_while_held_comes_back(link: Any, worker: Any) -> None:
+    host, client, pushes = worker
+    host.sinks["w1"](Assign(lease=lease()))
+    await until(lambda: pushes)
+    client.hold(True)
+    await link[1].close()
+    await until(lambda: LeaseLost(job="j", attempt=1) in pushes)
+    client.hold(True)
+    client.hold(False)
+
+
 async def test_control_goes_before_input_that_waits(worker: Any) -> None:
     host, _, pushes = worker
     sink = host.sinks["w1"]

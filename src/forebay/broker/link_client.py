@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
-from forebay.broker import HOLD_S, Assign, CancelJob, LeaseLost, WorkerSink
+from forebay.broker import HOLD_S, Assign, CancelJob, InputPush, LeaseLost, WorkerSink
 from forebay.broker.link_keeper import Keeper
 from forebay.broker.link_wire import (
     GREETING,
@@ -86,7 +86,9 @@ class LinkClient(Keeper):
     def _message(self, message: FromBroker) -> None:
         if self._sink is None or isinstance(message, Pools | Failure):
             return
-        if isinstance(message, Assign):
+        if isinstance(message, InputPush):
+            pass  # nearly all are, and nothing is to be noted
+        elif isinstance(message, Assign):
             self._leases.add((message.lease.spec.id, message.lease.attempt))
         elif isinstance(message, LeaseLost | CancelJob):
             if (message.job, message.attempt) not in self._leases:
@@ -120,9 +122,9 @@ class LinkClient(Keeper):
         model_s: float = 0.0,
     ) -> None:
         """See `WorkerBroker.commit`. Raises `TooLarge` over one frame (512 KiB)."""
-        if (job, attempt) not in self._leases:
+        if (job, attempt) not in self._leases or self._wire is None:
             return
-        self._say(Commit(job, attempt, list(events), consumed, model_s))
+        self._wire.send(Commit(job, attempt, list(events), consumed, model_s))
         if events and isinstance(events[-1], Ended):
             self._leases.discard((job, attempt))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -27,6 +28,8 @@ __all__ = ["Keeper", "Wire"]
 
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 0.5
+TICK_S = 0.001
+"""What is ready does not wait longer than this for what else a loop tick brings."""
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +50,8 @@ class Wire(asyncio.Protocol):
         self._empty = asyncio.Event()
         self._empty.set()
         self._held: asyncio.TimerHandle | None = None
+        self._since = 0.0  # the first of `_queue` has waited
+        self._due = False
         self.error: Exception | None = None
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
@@ -64,17 +69,15 @@ class Wire(asyncio.Protocol):
                 if not greeted:
                     greeted = True
                     self._on_ready()
-                self._take(decode_from_broker(body))
+                message = decode_from_broker(body)
+                if isinstance(message, Failure):
+                    self.fail(by_code(message.code, message.message))
+                else:
+                    self._on_message(message)
             if not greeted and self._reader.greeting is not None:
                 self._on_ready()
         except ProtocolError as exc:
             self.fail(exc)
-
-    def _take(self, message: FromBroker) -> None:
-        if isinstance(message, Failure):
-            self.fail(by_code(message.code, message.message))
-        else:
-            self._on_message(message)
 
     def hold(self, limit_s: float) -> None:
         """Read nothing until `release`, or for ``limit_s`` at most."""
@@ -92,14 +95,26 @@ class Wire(asyncio.Protocol):
             self._transport.resume_reading()
 
     def send(self, message: FromWorker) -> None:
-        """Queue for the end of this loop tick. Raises `TooLarge` over one frame."""
+        """Queue for the end of this loop tick, or, in a long one, until the first that waits
+        has waited for `TICK_S`. Raises `TooLarge` over one frame."""
         parts = frames(encode(message), control=False, limit_bytes=FRAME_BYTES)
+        now = time.perf_counter()
         if not self._queue:
+            self._since = now
             self._empty.clear()
-            self._loop.call_soon(self._flush)
+            if not self._due:
+                self._due = True
+                self._loop.call_soon(self._flush)
         self._queue.extend(parts)
+        if now - self._since > TICK_S:
+            self._write()
 
     def _flush(self) -> None:
+        self._due = False
+        if self._queue:
+            self._write()
+
+    def _write(self) -> None:
         data, self._queue = b"".join(self._queue), []
         if self._transport is None or self._transport.is_closing():
             self._empty.set()

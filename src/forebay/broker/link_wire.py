@@ -12,8 +12,8 @@ than one frame. A frame is at most `FRAME_BYTES`; a message at most what the rea
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import msgspec
 
@@ -66,6 +66,7 @@ CREDIT_BYTES = 256 * 1024
 
 _MORE = 1 << 31
 _CONTROL = 1 << 30
+_SIZE = _CONTROL - 1
 _HEAD = struct.Struct("<I")
 
 
@@ -152,33 +153,32 @@ FromBroker = (
 )
 
 _ENCODER = msgspec.msgpack.Encoder()
-_FROM_WORKER = msgspec.msgpack.Decoder(FromWorker)
-_FROM_BROKER = msgspec.msgpack.Decoder(FromBroker)
-_T = TypeVar("_T")
+_FROM_WORKER: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+_FROM_BROKER: msgspec.msgpack.Decoder[FromBroker] = msgspec.msgpack.Decoder(FromBroker)
 
 
-def encode(message: FromWorker | FromBroker | WorkerPush) -> bytes:
-    return _ENCODER.encode(message)
+encode: Callable[[FromWorker | FromBroker | WorkerPush], bytes] = _ENCODER.encode
 
 
 def decode_from_worker(body: bytes | memoryview) -> FromWorker:
     """Raises `ProtocolError` for anything that is not one of these messages."""
-    message: FromWorker = _decode(_FROM_WORKER, body)
-    return message
+    try:
+        return _FROM_WORKER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise _unreadable(exc) from exc
 
 
 def decode_from_broker(body: bytes | memoryview) -> FromBroker:
     """Raises `ProtocolError` for anything that is not one of these messages."""
-    message: FromBroker = _decode(_FROM_BROKER, body)
-    return message
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[_T], body: bytes | memoryview) -> _T:
     try:
-        return decoder.decode(body)
+        return _FROM_BROKER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        # The exception's text names the field, never its value; the value may be a user's.
-        raise ProtocolError(f"link message cannot be read: {exc}") from exc
+        raise _unreadable(exc) from exc
+
+
+def _unreadable(exc: Exception) -> ProtocolError:
+    # The exception's text names the field, never its value; the value may be a user's.
+    return ProtocolError(f"link message cannot be read: {exc}")
 
 
 def check_greeting(got: bytes) -> None:
@@ -255,18 +255,24 @@ class FrameReader:
         """Whole messages now in the buffer. Raises `ProtocolError` on a broken frame."""
         if self.greeting is None and not self._greet():
             return
-        while self.pending >= 4:
+        while True:
+            start = self._pos + 4
+            left = len(self._buffer) - start
+            if left < 0:
+                return
             (head,) = _HEAD.unpack_from(self._buffer, self._pos)
-            size = head & ~(_MORE | _CONTROL)
+            size = head & _SIZE
             if size > FRAME_BYTES:
                 raise ProtocolError(
                     f"link frame of {size} bytes, expected no more than {FRAME_BYTES}"
                 )
-            if self.pending < 4 + size:
+            if left < size:
                 return
-            start = self._pos + 4
             self._pos = start + size
             body = memoryview(self._buffer)[start : self._pos]
+            if size <= self._limit and not head & _MORE and not self._parts:
+                yield body  # a message in one frame, as nearly all are
+                continue
             whole = self._join(head, body)
             if whole is not None:
                 yield whole

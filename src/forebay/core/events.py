@@ -465,7 +465,8 @@ def _utf8_bytes(text: str) -> int:
 
 
 def _size_of_text(item: Any) -> int:
-    return _utf8_bytes(item.text) + 64
+    text = item.text
+    return (len(text) if text.isascii() else _utf8_bytes(text)) + 64
 
 
 def _size_of_json(item: Any) -> int:

@@ -28,6 +28,8 @@ from forebay.core.events import (
     Input,
     Output,
     OutputEvent,
+    Partial,
+    Sound,
     Text,
     TextDelta,
     Tile,
@@ -67,11 +69,16 @@ _TAGS: dict[type, str] = {}
 
 
 def _marks_of(item: Input | Output) -> dict[str, int]:
-    if isinstance(item, Output):
-        return marks(item)
+    kind = type(item)
+    if kind in _UNMARKED:
+        return _NONE
     if isinstance(item, Text):
         return {"units": item.unit + len(item.text)}
-    return {}
+    return marks(item) if isinstance(item, Output) else _NONE
+
+
+_NONE: dict[str, int] = {}
+_UNMARKED = frozenset({Sound, Partial, End})  # nothing is counted of what comes most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,11 +380,14 @@ class Stamper:
         stamped: OutputEvent = msgspec.structs.replace(
             event, offset=self.last_offset, n=n, **totals
         )
-        self.marks.update(marks(stamped))
+        if totals:
+            self.marks.update(marks(stamped))
         return stamped
 
     def _totals(self, event: OutputEvent) -> dict[str, int]:
         match event:
+            case Partial():  # the most of them
+                return _NONE
             case TextDelta():
                 return {
                     "chars": self.marks.get("chars", 0) + len(event.text),
@@ -406,4 +416,4 @@ class Stamper:
             case Display():
                 return {"size": self.marks.get("bytes", 0) + size_of(event)}
             case _:
-                return {}
+                return _NONE

@@ -93,6 +93,12 @@ class Reader:
 
     def feed(self, data: bytes) -> list[Word]:
         """The words that are whole now. ``data``: an even number of bytes."""
+        if not self._held and len(data) == _BYTES:  # as well cut chunks are
+            said = _said(data)
+            if said:
+                start = self._at
+                self._at += WORD_SAMPLES
+                return [Word(said, start, self._at)]
         self._held += data
         return list(self._words())
 

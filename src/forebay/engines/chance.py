@@ -45,6 +45,8 @@ class Chance:
 
     def plan(self, pieces: int) -> tuple[int | None, int | None]:
         """Before which piece of this step it fails, and before which it crashes."""
+        if not self._fail and not self._crash:
+            return None, None
         return self._pick(self._fail, pieces), self._pick(self._crash, pieces)
 
     def _pick(self, probability: float, pieces: int) -> int | None:

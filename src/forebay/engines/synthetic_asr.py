@@ -97,15 +97,18 @@ class SyntheticRecognition:
                 data = data + item.data if data else item.data
             else:
                 last = True
-        call = partial(self._over, session, data, last, self._chance.plan(1), done)
+        plan = self._chance.plan(1)
         seconds = self._latency_s + self._rtf * len(data) / 2 / RATE
         seconds = self._chance.vary(seconds) - self._late_s
-        self._late_s = max(0.0, -seconds)
         if seconds <= 0:
-            call(None)
+            self._late_s = -seconds
+            self._over(session, data, last, plan, done, None)
             return _nothing
+        self._late_s = 0.0
         loop = asyncio.get_running_loop()
-        return loop.call_later(seconds, call, loop.time() + seconds).cancel
+        due = loop.time() + seconds
+        timer = loop.call_later(seconds, self._over, session, data, last, plan, done, due)
+        return timer.cancel
 
     def _over(
         self,

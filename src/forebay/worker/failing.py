@@ -7,9 +7,11 @@ class is told.
 from __future__ import annotations
 
 from forebay.core.events import Ended
+from forebay.core.kinds import Kind, Row
+from forebay.core.spec import JobSpec
 from forebay.errors import EngineFailed, ForebayError
 
-__all__ = ["failure", "where"]
+__all__ = ["failure", "out_of_time", "where"]
 
 
 def failure(error: Exception, *, seq: int = 0) -> Ended:
@@ -37,3 +39,17 @@ def where(error: BaseException) -> str:
         trace = trace.tb_next
     name = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
     return f"{name}:{trace.tb_lineno}"
+
+
+def out_of_time(spec: JobSpec, row: Row, seq: int) -> Ended:
+    """The terminal event of a job whose run deadline has passed."""
+    limit = spec.deadlines.run_s or row.run_s
+    what = "run" if spec.kind is Kind.KERNEL else "model"
+    return Ended(
+        state="expired",
+        code="deadline_exceeded",
+        message=f"used its {limit:g} s of {what} time" if limit else "run deadline passed",
+        retryable=True,
+        details={"deadline": "run"},
+        seq=seq,
+    )

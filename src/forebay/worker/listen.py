@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from forebay.core.events import (
     Final,
     Heard,
     InputItem,
+    Notice,
     OutputEvent,
     Partial,
     Sound,
@@ -62,6 +63,7 @@ class _Piece:
     item: Sound | End
     frames: Frames
     is_file: bool = False
+    plain: bool = False  # 16 kHz samples, not looked at yet: `frames` is empty
 
 
 @dataclass(slots=True)
@@ -74,6 +76,7 @@ class Span(Work):
     ends: tuple[tuple[Sound | End, int], ...] = ()
     flush: bool = False
     file: Sound | None = None
+    plain: Sound | None = None  # all that the engine is given, as it came; no `frames` then
 
 
 class Ear:
@@ -130,10 +133,20 @@ class Ear:
         for item in items:
             if not isinstance(item, Sound | End):
                 raise ProtocolError(f"input item {type(item).__name__}, expected sound")
-            self.seq = max(self.seq, item.seq)
+            if item.seq > self.seq:
+                self.seq = item.seq
+            if self._is_plain(item):
+                self._queue.append(_Piece(item, _NOTHING, plain=True))
+                continue
             piece = self._piece(item)
             if piece is not None:
                 self._queue.append(piece)
+
+    def _is_plain(self, item: Sound | End) -> bool:
+        """Whether the engine could be given ``item`` as it is."""
+        if not isinstance(item, Sound) or item.form != "pcm16" or item.rate != RATE:
+            return False
+        return not (self._parts or self._resampler is not None or len(item.data) % 2)
 
     def _piece(self, item: Sound | End) -> _Piece | None:
         """None for a part of a container of which more is to come."""
@@ -184,19 +197,24 @@ class Ear:
         if self._decoder is not None or (front.is_file and not len(front.frames)):
             assert isinstance(front.item, Sound)
             return Span((), 0, file=front.item, flush=room <= 0)
-        if len(self._queue) == 1 and not front.is_file and self._fine <= self._next:
-            if 0 < room >= len(front.frames):
-                return self._whole(front)
+        if front.plain and len(self._queue) == 1 and self._fine <= self._next:
+            span = self._whole(front.item, room)
+            if span is not None:
+                return span
         return self._cut(room)
 
-    def _whole(self, piece: _Piece) -> Span:
+    def _whole(self, item: Any, room: int) -> Span | None:
         """`_cut` for what nearly always comes: one chunk that fits, and nothing behind it."""
+        samples = len(item.data) // 2
+        if not 0 < samples <= room:
+            return None
         self._queue.clear()
-        frames = piece.frames
-        self._given += len(frames)
-        self._next += len(frames)
-        flush = isinstance(piece.item, End) or self._room <= 0
-        return Span((), 0, frames=frames, ends=(self._end_item(piece.item),), flush=flush)
+        self._given += samples
+        self._next += samples
+        end = self._next
+        self._ends.append((item.offset, end))
+        flush = room == samples and self._room <= 0
+        return Span((), 0, False, _NOTHING, ((item, end),), flush, None, item)
 
     @property
     def _room(self) -> int:
@@ -210,6 +228,8 @@ class Ear:
         flush = room <= 0
         while self._queue and not flush:
             piece = self._queue[0]
+            if piece.plain and isinstance(piece.item, Sound):
+                piece.frames, piece.plain = np.frombuffer(piece.item.data, dtype="<i2"), False
             self._skip_done(piece)
             part, piece.frames = piece.frames[:room], piece.frames[room:]
             parts.append(part)
@@ -256,6 +276,11 @@ class Ear:
         return bool(self._queue)
 
     @property
+    def quiet(self) -> bool:
+        """All that came was taken, and more is to come."""
+        return not self._queue and not self._ended
+
+    @property
     def done(self) -> bool:
         return self._ended and not self._queue
 
@@ -282,7 +307,9 @@ class Ear:
         self._final_seen = False
         self._flushing = span.flush and self._given > self._flushed
         items: list[InputItem] = []
-        if len(span.frames):
+        if span.plain is not None:
+            items.append(span.plain)
+        elif len(span.frames):
             items.append(Sound(data=span.frames.tobytes()))
         if self._flushing:
             items.append(End())
@@ -368,8 +395,19 @@ class Ear:
         self._language = event.language or self._language
         return Final(text=text, start=start, end=end, language=event.language)
 
-    def finish(self, span: Span) -> Iterator[Heard]:
+    def heard(self, span: Span, events: Sequence[OutputEvent]) -> list[OutputEvent]:
+        """`event` for each of ``events``, then `finish`."""
+        found: list[OutputEvent] = []
+        for event in events:
+            out = event if isinstance(event, Notice) else self.event(event)
+            if out is not None:
+                found.append(out)
+        found.extend(self.finish(span))
+        return found
+
+    def finish(self, span: Span) -> list[Heard]:
         """The engine has taken the span: one event for each chunk that ends in it."""
+        found: list[Heard] = []
         if self._flushing:
             self._flushed = self._given
             if not self._final_seen:
@@ -382,7 +420,9 @@ class Ear:
                 continue
             self._chunks += 1
             rest = span.flush and index == len(span.ends) - 1
-            yield Heard(seq=item.seq, samples=end, text=self._tell(None if rest else end))
+            text = self._tell(None if rest else end) if self._untold else ""
+            found.append(Heard(seq=item.seq, samples=end, text=text))
+        return found
 
     def _tell(self, through: int | None) -> str:
         told = []

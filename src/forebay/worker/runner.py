@@ -33,14 +33,14 @@ from forebay.broker import (
     WorkerBroker,
     WorkerPush,
 )
-from forebay.core.events import Display, Ended, InputItem, OutputEvent, size_of
+from forebay.core.events import Ended, InputItem, OutputEvent, size_of
 from forebay.core.fairness import FairQueue
 from forebay.core.kinds import Cut, Kind, Recovery, Row
 from forebay.core.spec import Lease, WorkerInfo
-from forebay.core.stream import Stamper, tag_of
+from forebay.core.stream import Stamper
 from forebay.engines import Engine, EngineInfo
 from forebay.errors import EngineFailed, ForebayError
-from forebay.worker.failing import failure, where
+from forebay.worker.failing import failure, out_of_time, where
 from forebay.worker.quality import Quality, counts_in
 from forebay.worker.session import Fate, Session
 from forebay.worker.step import run_step
@@ -99,6 +99,7 @@ class Runner:
         self._quality = Quality() if row.kind is Kind.TEXT else None
         self._alone = False  # an exclusive step is running
         self._filling = False
+        self._span = row.cut is Cut.SPAN
         self._held = False
         self.now = self._loop.time
         self._step_s = 1.0  # mean model seconds of a step, what one costs in the queue
@@ -294,12 +295,20 @@ class Runner:
             self._begin_beside(session)
             return
         if session.key not in self._waiting:
-            spec = session.lease.spec
-            self._ready.push(
-                session.key, tenant=spec.tenant, cost_s=self._step_s, priority=spec.priority
-            )
+            tenant, priority = session.lease.spec.tenant, session.lease.spec.priority
+            if self._starts_now(session):
+                self._ready.pass_by(tenant=tenant, cost_s=self._step_s, priority=priority)
+                self._fill(session)
+                return
+            self._ready.push(session.key, tenant=tenant, cost_s=self._step_s, priority=priority)
             self._waiting[session.key] = session
         self._fill()
+
+    def _starts_now(self, session: Session) -> bool:
+        """Whether there is a slot and nobody to wait behind."""
+        if self._waiting or self._filling or self._alone or session.lease.exclusive:
+            return False
+        return self._busy < self.worker.slots and self._tasks is not None
 
     def _begin_beside(self, session: Session) -> None:
         """What needs no credit needs no slot: the broker bounds how many there are."""
@@ -320,20 +329,25 @@ class Runner:
         else:
             await self._close(session)
 
-    def _fill(self) -> None:
-        """Give free slots to ready sessions."""
-        if not self._filling:  # a step that ends at once comes here again
+    def _fill(self, first: Session | None = None) -> None:
+        """Give free slots to ready sessions, one to ``first`` before them."""
+        if self._filling:  # a step that ended at once comes here again
+            return
+        if first is not None or self._waiting:
             self._filling = True
             try:
+                if first is not None:
+                    self._start(first)
                 self._fill_slots()
             finally:
                 self._filling = False
+        if self._span:
             self._hold()
 
     def _hold(self) -> None:
         """While all slots are busy with steps of live sound, which are short, nothing that
         comes could be begun with: it need not wake this process."""
-        busy = self._busy >= self.worker.slots and self._row.cut is Cut.SPAN
+        busy = self._busy >= self.worker.slots
         if busy or self._held:
             self._held = busy
             self.broker.hold(busy)
@@ -350,11 +364,17 @@ class Runner:
                 return
             self._ready.take()
             session = self._waiting.pop(key)
-            self._busy += 1
             self._alone = alone
-            session.stepping = True
-            if session.swift is None or not session.swift.step(self.now()):
-                session.task = self._tasks.create_task(self._step(session), name=f"step {key}")
+            self._start(session)
+
+    def _start(self, session: Session) -> None:
+        self._busy += 1
+        session.stepping = True
+        if session.swift is not None and session.swift.step(self.now()):
+            return
+        if self._tasks is not None:
+            name = f"step {session.key}"
+            session.task = self._tasks.create_task(self._step(session), name=name)
 
     async def _step(self, session: Session) -> None:
         began = self.now()
@@ -371,10 +391,10 @@ class Runner:
     def stepped(self, session: Session, began: float) -> None:
         """A step that had no task is over."""
         self._slot_back(session, began)
-        if session.fate is Fate.LIVE:
-            self._check(session)
-        else:
+        if session.fate is not Fate.LIVE:
             self._let_go(session)
+        elif session.wake is None or self.draining or session.ear is None or not session.ear.quiet:
+            self._check(session)  # else it is idle, and will be looked at again
         self._fill()
 
     def go_on(self, session: Session, rest: Coroutine[Any, Any, None]) -> None:
@@ -413,11 +433,10 @@ class Runner:
 
         ``together``: more may follow in this turn of the loop, or a `flush`; what came by the
         end of the turn is one commit."""
-        size = size_of(event)
-        if session.credit < size + NUMBERS_BYTES and _gives_way(event, session.replaceable):
+        fits = self.fits(session, event)
+        if fits is None:
             return
-        if size > ITEM_BYTES:
-            raise EngineFailed(f"output event of {size} bytes, expected at most {ITEM_BYTES}")
+        size = size_of(event)
         while session.credit < size + NUMBERS_BYTES and session.fate is Fate.LIVE:
             self.flush(session)  # credit comes for what the broker has
             session.room.clear()
@@ -426,25 +445,25 @@ class Runner:
             await session.room.wait()
             self.start_clock(session)
         if session.fate is Fate.LIVE:
-            self._stamp(session, event)
+            self.stamp(session, event)
             if not together:
                 self.flush(session)
             elif not session.flush_due:
                 session.flush_due = True
                 self._loop.call_soon(self._flush_due, session)
 
-    def put(self, session: Session, event: OutputEvent) -> bool:
-        """`write` as a plain call, for the next `flush`: False, and nothing done, for an
-        event that has to wait for byte credit. Raises `EngineFailed` likewise."""
+    def fits(self, session: Session, event: OutputEvent) -> bool | None:
+        """Whether there is byte credit for ``event``; None for one that need not wait for it,
+        as another will say what it says. Raises `EngineFailed` for what cannot be sent."""
         size = size_of(event)
+        fits = session.credit >= size + NUMBERS_BYTES
+        if not fits and session.gives_way(event):
+            return None
         if size > ITEM_BYTES:
             raise EngineFailed(f"output event of {size} bytes, expected at most {ITEM_BYTES}")
-        if session.credit < size + NUMBERS_BYTES:
-            return _gives_way(event, session.replaceable)
-        self._stamp(session, event)
-        return True
+        return fits
 
-    def _stamp(self, session: Session, event: OutputEvent) -> None:
+    def stamp(self, session: Session, event: OutputEvent) -> None:
         stamped = session.stamper.stamp(event)
         if self._quality is not None:
             self._quality.hear(session.key, stamped)
@@ -452,7 +471,7 @@ class Runner:
         session.unsaid.append(stamped)
 
     def _commit(self, session: Session, event: OutputEvent) -> None:
-        self._stamp(session, event)
+        self.stamp(session, event)
         self.flush(session)
 
     def flush(self, session: Session) -> None:
@@ -479,19 +498,7 @@ class Runner:
 
     def _expire(self, session: Session) -> None:
         session.timer = None
-        limit = session.lease.spec.deadlines.run_s or self._row.run_s
-        what = "run" if session.lease.spec.kind is Kind.KERNEL else "model"
-        self.end(
-            session,
-            Ended(
-                state="expired",
-                code="deadline_exceeded",
-                message=f"used its {limit:g} s of {what} time" if limit else "run deadline passed",
-                retryable=True,
-                details={"deadline": "run"},
-                seq=session.cutter.seq,
-            ),
-        )
+        self.end(session, out_of_time(session.lease.spec, self._row, session.cutter.seq))
 
     def _complete(self, session: Session) -> None:
         self._flush_speech(session)
@@ -589,9 +596,3 @@ class Runner:
         if session.fate is not Fate.ENDED:
             self.broker.park(session.job, session.attempt)
         self._maybe_over()
-
-
-def _gives_way(event: OutputEvent, replaceable: str) -> bool:
-    """Whether another one surely follows that says what this one says. A progress line may
-    be the last: its engine joins them instead."""
-    return tag_of(event) == replaceable and not isinstance(event, Display)

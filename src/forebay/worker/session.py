@@ -12,11 +12,11 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from forebay.blobs import Blobs
-from forebay.core.events import Ended, InputItem, OutputEvent
+from forebay.core.events import Display, Ended, InputItem, OutputEvent
 from forebay.core.flush import Lead
 from forebay.core.kinds import Cut, Row
 from forebay.core.spec import Lease
-from forebay.core.stream import Stamper
+from forebay.core.stream import Stamper, tag_of
 from forebay.engines import EngineInfo, Resume
 from forebay.errors import ProtocolError
 from forebay.worker.cut import Cutter, Work, make_cutter
@@ -151,6 +151,11 @@ class Session:
             self._begun = True
             if items:
                 self._heard = items[0].offset - 1
+        elif len(items) == 1 and items[0].offset == self._heard + 1:
+            self._heard += 1
+            self.cutter.feed(items, now)
+            self.idle_since = now
+            return
         for item in items:
             if item.offset <= self._heard:
                 continue
@@ -174,8 +179,15 @@ class Session:
     @property
     def may_lead(self) -> bool:
         """Whether the reader is near enough for another step."""
+        if self.ear is not None:
+            return True
         produced = self.stamper.marks.get("samples", 0)
         return self.lead.may_run(produced, self.delivered, attached=self.attached)
+
+    def gives_way(self, event: OutputEvent) -> bool:
+        """Whether another one surely follows that says what this one says. A progress line may
+        be the last: its engine joins them instead."""
+        return tag_of(event) == self.replaceable and not isinstance(event, Display)
 
     def close(self) -> None:
         """Let go of what is open beside the engine's own session."""
@@ -198,7 +210,8 @@ class Session:
     def leave_model(self, now: float) -> None:
         """A step is over: model time stands still."""
         self.clock.pause(now)
-        self.disarm()
+        if self.timer is not None:
+            self.disarm()
 
 
 def _ear(row: Row, lease: Lease, find_blob: FindBlob | None) -> Ear | None:

@@ -34,24 +34,17 @@ _SLOT = struct.Struct("<BxHI")  # used, length of id, attempt; then the id
 class _Inside:
     """One slot in use. A class and no generator: this is on the way of every step."""
 
-    __slots__ = ("_at", "_attempt", "_free", "_index", "_job", "_map")
+    __slots__ = ("_attempt", "_index", "_job", "_table")
 
-    def __init__(self, table: mmap.mmap, free: list[int], job: str, attempt: int) -> None:
-        self._map, self._free = table, free
+    def __init__(self, table: StepsTable, job: str, attempt: int) -> None:
+        self._table = table
         self._job, self._attempt = job, attempt
 
     def __enter__(self) -> None:
-        self._index = self._free.pop()
-        self._at = at = _HEAD_BYTES + self._index * _SLOT_BYTES
-        name = self._job.encode()[:_ID_BYTES]
-        self._map[at + _SLOT.size : at + _SLOT.size + len(name)] = name
-        # The used byte goes last: a slot half written is a slot not used.
-        _SLOT.pack_into(self._map, at, 0, len(name), self._attempt)
-        self._map[at] = 1
+        self._index = self._table.enter(self._job, self._attempt)
 
     def __exit__(self, *_: object) -> None:
-        self._map[self._at] = 0
-        self._free.append(self._index)
+        self._table.leave(self._index)
 
 
 class StepsTable:
@@ -101,9 +94,25 @@ class StepsTable:
 
     def inside(self, job: str, attempt: int) -> _Inside:
         """Mark (job, attempt) as being inside the engine for as long as the block runs."""
+        return _Inside(self, job, attempt)
+
+    def enter(self, job: str, attempt: int) -> int:
+        """Mark (job, attempt) as being inside the engine; what is returned goes to `leave`."""
         if not self._free:
             raise EngineFailed(f"{SLOTS} steps at once, expected no more than {SLOTS}")
-        return _Inside(self._map, self._free, job, attempt)
+        index = self._free.pop()
+        at = _HEAD_BYTES + index * _SLOT_BYTES
+        name = job.encode()[:_ID_BYTES]
+        table = self._map
+        table[at + _SLOT.size : at + _SLOT.size + len(name)] = name
+        # The used byte goes last: a slot half written is a slot not used.
+        _SLOT.pack_into(table, at, 0, len(name), attempt)
+        table[at] = 1
+        return index
+
+    def leave(self, index: int) -> None:
+        self._map[_HEAD_BYTES + index * _SLOT_BYTES] = 0
+        self._free.append(index)
 
     def mark_ready(self) -> None:
         self._map[_READY_AT] = 1

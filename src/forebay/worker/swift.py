@@ -10,11 +10,10 @@ step that has to wait for byte credit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from forebay.core.events import InputItem, Notice, OutputEvent
+from forebay.core.events import InputItem, OutputEvent
 from forebay.worker.session import Fate, Session
 
 if TYPE_CHECKING:
@@ -38,16 +37,16 @@ def swift_of(runner: Runner, session: Session) -> Swift | None:
 class Swift:
     """The steps of one session, one after the other."""
 
-    __slots__ = ("_began_s", "_begin", "_ear", "_inside", "_left", "_runner", "_session", "_stop")
+    __slots__ = ("_began_s", "_begin", "_ear", "_inside", "_runner", "_session", "_slot", "_stop")
 
     def __init__(self, runner: Runner, session: Session, ear: Ear, begin: Begin) -> None:
         self._runner = runner
         self._session = session
         self._ear = ear
         self._begin = begin
-        self._inside: AbstractContextManager[None] | None = None  # while it steps
+        self._inside = False  # while it steps
+        self._slot = 0  # of the steps table
         self._stop: Callable[[], None] | None = None  # while the engine works
-        self._left: Iterator[OutputEvent] = iter(())  # what is still to be written
         self._began_s = 0.0
 
     def step(self, now: float) -> bool:
@@ -56,10 +55,11 @@ class Swift:
         span = cast("Span", session.work)
         if span.file is not None or not session.opened:
             return False
-        self._began_s = now
-        self._inside = runner.inside(session)
-        self._inside.__enter__()
-        runner.start_clock(session)
+        if runner.steps is not None:
+            self._slot = runner.steps.enter(session.job, session.attempt)
+        self._began_s, self._inside = now, True
+        if session.clock.start(now) is not None:
+            runner.start_clock(session)
         try:
             items = self._ear.give(span)
             if not items:
@@ -69,7 +69,7 @@ class Swift:
         except Exception as exc:  # noqa: BLE001 - the boundary of one job
             self._over(exc)
             return True
-        if self._inside is not None:  # `begin` may have called `_over` already
+        if self._inside:  # `begin` may have called `_over` already
             self._stop = stop
         return True
 
@@ -91,35 +91,30 @@ class Swift:
     def _over(self, events: Events) -> None:
         """The engine's word: what it has heard, or what went wrong."""
         self._stop = None
+        runner, session = self._runner, self._session
         try:
             if isinstance(events, Exception):
                 raise events
-            self._left = self._outputs(events)
-            for event in self._left:
-                if not self._runner.put(self._session, event):
-                    self._runner.go_on(self._session, self._slowly(event))
+            found = self._ear.heard(cast("Span", session.work), events)
+            for index, event in enumerate(found):
+                fits = runner.fits(session, event)
+                if fits:
+                    runner.stamp(session, event)
+                elif fits is not None:
+                    runner.go_on(session, self._slowly(found[index:]))
                     return
-            self._runner.flush(self._session)
+            runner.flush(session)
         except Exception as exc:  # noqa: BLE001 - the boundary of one job
-            self._runner.fail(self._session, exc)
+            runner.fail(session, exc)
         self._end()
 
-    def _outputs(self, events: Sequence[OutputEvent]) -> Iterator[OutputEvent]:
-        ear = self._ear
-        for event in events:
-            out = event if isinstance(event, Notice) else ear.event(event)
-            if out is not None:
-                yield out
-        yield from ear.finish(cast("Span", self._session.work))
-
-    async def _slowly(self, event: OutputEvent) -> None:
-        """Write ``event`` and what follows it as byte credit comes. Never raises but when the
-        runner itself is cancelled."""
+    async def _slowly(self, events: Sequence[OutputEvent]) -> None:
+        """Write ``events`` as byte credit comes. Never raises but when the runner itself is
+        cancelled."""
         session, runner = self._session, self._runner
         session.began = True
         try:
-            await runner.write(session, event, together=True)
-            for event in self._left:
+            for event in events:
                 await runner.write(session, event, together=True)
             if session.fate is Fate.LIVE:
                 runner.flush(session)
@@ -138,7 +133,8 @@ class Swift:
         self._runner.stepped(self._session, self._began_s)
 
     def _leave(self) -> None:
-        inside, self._inside = self._inside, None
-        if inside is not None:
-            inside.__exit__(None, None, None)
+        steps = self._runner.steps
+        if self._inside and steps is not None:
+            steps.leave(self._slot)
+        self._inside = False
         self._session.leave_model(self._runner.now())

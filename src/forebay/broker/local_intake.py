@@ -124,12 +124,12 @@ class Intake:
         if entry.job.over:
             raise BadRequest(f"job {entry.id} is {entry.job.state}")
         sizes = _check(entry.job.row, items)
-        _check_room(entry, sum(sizes))
+        waiting = _check_room(entry, sizes)
         if entry.fence.check(attachment, client_pos) == "repeat":
             return _ack(entry, repeats=len(items))
         if units is not None and units > entry.job.units:
             entry.job.units = units
-        return self._store(entry, items, sizes)
+        return self._store(entry, items, sizes, waiting)
 
     def append_from_pipe(
         self, record: PipeRecord, items: Sequence[InputItem], source_offset: int, ended: bool
@@ -138,16 +138,23 @@ class Intake:
         if entry.job.over:
             raise BadRequest(f"job {entry.id} is {entry.job.state}")
         sizes = _check(entry.job.row, items)
-        _check_room(entry, sum(sizes))
+        waiting = _check_room(entry, sizes)
         if record.fence.check(source_offset) == "repeat":
             return _ack(entry, repeats=len(items))
         record.spec = msgspec.structs.replace(record.spec, copied=source_offset)
         record.done = record.done or ended
         if self.core.journal is not None and entry.job.spec.durable:
             self.core.journal.piped(record.spec, done=record.done)
-        return self._store(entry, items, sizes)
+        return self._store(entry, items, sizes, waiting)
 
-    def _store(self, entry: Entry, items: Sequence[InputItem], sizes: Sequence[int]) -> InputAck:
+    def _store(
+        self,
+        entry: Entry,
+        items: Sequence[InputItem],
+        sizes: Sequence[int],
+        waiting: tuple[int, int],
+    ) -> InputAck:
+        """``waiting``: the bytes and the items that are unheard with these."""
         core, job = self.core, entry.job
         if items and entry.inp.ended:
             raise BadRequest("the input has ended")
@@ -169,7 +176,7 @@ class Intake:
                 worker.sink(InputPush(job=entry.id, attempt=job.attempt, items=numbered))
         else:
             core.feed(entry)
-        return _ack(entry)
+        return _ack(entry, waiting)
 
 
 def _check(row: Row, items: Sequence[InputItem]) -> list[int]:
@@ -188,22 +195,24 @@ def _check(row: Row, items: Sequence[InputItem]) -> list[int]:
     return sizes
 
 
-def _check_room(entry: Entry, more_bytes: int) -> None:
+def _check_room(entry: Entry, sizes: Sequence[int]) -> tuple[int, int]:
+    """The bytes and the items that will be unheard with these."""
     row = entry.job.row
-    held, _ = entry.unheard()
-    size = held + more_bytes
+    held, items = entry.unheard()
+    size = held + sum(sizes)
     limit = max(HARD_BOUND * row.input_bytes, row.input_bytes + row.item_limit_bytes)
     if size > limit and held > 0:
         raise TooLarge(
             f"{size} bytes of input are waiting, expected no more than {limit}", limit_bytes=limit
         )
+    return size, items + len(sizes)
 
 
-def _ack(entry: Entry, *, repeats: int = 0) -> InputAck:
+def _ack(entry: Entry, waiting: tuple[int, int] | None = None, *, repeats: int = 0) -> InputAck:
     return InputAck(
         offset=entry.inp.head,
         client_pos=entry.fence.client_pos,
         units=entry.job.units,
         repeats=repeats,
-        over=entry.over_bound(),
+        over=entry.over_bound(waiting),
     )

@@ -316,9 +316,11 @@ class Entry:
         limit = self.job.row.behind_bytes
         return limit is not None and self.unheard()[0] > limit
 
-    def over_bound(self) -> bool:
+    def over_bound(self, waiting: tuple[int, int] | None = None) -> bool:
+        """Whether more input is unheard than the kind's bound. ``waiting``: `unheard`, where
+        it is known."""
         row = self.job.row
-        size, items = self.unheard()
+        size, items = self.unheard() if waiting is None else waiting
         return size > row.input_bytes or (row.input_items is not None and items > row.input_items)
 
     def note_input(self, items: list[InputItem]) -> None:

@@ -117,11 +117,20 @@ def _frame(kind: str, session: str = "", index: int = 0, **facts: Any) -> str:
 
 
 def _acked(session: str, index: int) -> str:
-    """`_frame` of the one message that every chunk is answered with."""
+    """`_frame` of the first message that every chunk is answered with."""
     if not session:
         return _frame("ack", session, index, status="received")
     name = msgspec.json.encode(session).decode()
     return f'{{"type":"ack","session_id":{name},"chunk_index":{index},"status":"received"}}'
+
+
+def _result(session: str, index: int, text: str) -> str:
+    """`_frame` of the second."""
+    if not session:
+        return _frame("chunk_result", session, index, text=text or None)
+    name = msgspec.json.encode(session).decode()
+    said = f',"text":{msgspec.json.encode(text).decode()}' if text else ""
+    return f'{{"type":"chunk_result","session_id":{name},"chunk_index":{index}{said}}}'
 
 
 def wire_message(error: ForebayError) -> str:
@@ -208,8 +217,7 @@ class AsrDialect:
     def encode(self, event: OutputEvent, about: About, *, have: int = 0) -> Sequence[Frame]:
         match event:
             case Heard():
-                text = event.text or None
-                return (_frame("chunk_result", about.session, event.seq, text=text),)
+                return (_result(about.session, event.seq, event.text),)
             case Notice() if "seq" in event.details:
                 index = int(event.details["seq"])
                 return (

@@ -569,15 +569,17 @@ class Hold:
             self._fresh = False
 
     def _hear(self, push: GatewayPush) -> None:
-        if self._meter is not None and isinstance(push, OutputPush):
-            refusal = self._meter.hear(push.events)
-            if refusal is not None:
-                self.tell(Refuse(refusal))
+        if isinstance(push, OutputPush):  # nearly all of them
+            if self._meter is not None:
+                refusal = self._meter.hear(push.events)
+                if refusal is not None:
+                    self.tell(Refuse(refusal))
+            if push.events and isinstance(push.events[-1], Ended):
+                self.tell(Unread())
+            return
         match push:
             case SupersededPush():
                 self.tell(Superseded(push.number))
-            case OutputPush() if push.events and isinstance(push.events[-1], Ended):
-                self.tell(Unread())
             case PlacePush():
                 self._notices.waits(push.place)
             case LeasePush() if push.running:

@@ -246,12 +246,12 @@ class Hub:
         readers = self._readers.get(push.job)
         if readers:
             if isinstance(push, OutputPush):
-                # Frames are shared by several readers, or by nobody.
-                shared: dict[tuple[Hashable, int], Sequence[Frame]] | None = None
-                if len(readers) > 1:
-                    shared = {}
-                for reader in tuple(readers):
-                    reader.offer(push, shared)
+                if len(readers) == 1:  # frames are shared by several, or by nobody
+                    readers[0].offer(push)
+                else:
+                    shared: dict[tuple[Hashable, int], Sequence[Frame]] = {}
+                    for reader in tuple(readers):
+                        reader.offer(push, shared)
             else:
                 for reader in tuple(readers):
                     reader.hear(push)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -119,7 +120,7 @@ def part_files(folder: Path, wall: float) -> Iterator[Path]:
             continue
 
 
-class FolderWriting:
+class FolderWriting(ABC):
     """How every store of blobs writes: to a file of its own in ``folder`` first, which is then
     published whole. A store sets the attributes and says how it publishes."""
 
@@ -133,9 +134,9 @@ class FolderWriting:
         name = name_of(self._tenant, self._wall() + self._life_s, secrets.randbits(RANDOM_BITS))
         return FileWriter(self.folder, name, self._ledger, expected_bytes, self._publish)
 
+    @abstractmethod
     def _publish(self, part: Path, name: str) -> None:
-        """Raises `OSError`."""
-        raise NotImplementedError
+        """Put the finished ``part`` where readers find it under ``name``. Raises `OSError`."""
 
     def put(self, parts: Iterable[bytes]) -> str:
         writer = self.writer()

@@ -371,5 +371,7 @@ async def test_pools_show_what_serves(home: Home) -> None:
     view = await pool(home)
     assert (view.workers, view.ready, view.slots, view.free_credits) == (1, 1, 2, 3)
     assert (view.running, view.queued, view.synthetic, view.model) == (0, 0, True, "tone")
+    assert [one.name for one in home.broker.pools("speech")] == [view.name]
+    assert home.broker.pools("text") == []
     assert view.service_s == pytest.approx(0.25)
     assert view.rtf == pytest.approx(0.25)

@@ -50,8 +50,8 @@ class Pools:
 
     views: list[PoolView] = field(default_factory=lambda: [READY, LISTENING])
 
-    def pools(self) -> list[PoolView]:
-        return self.views
+    def pools(self, kind: str = "") -> list[PoolView]:
+        return [view for view in self.views if not kind or view.kind == kind]
 
     def place_for(self, pool: str, tenant: str, cost_s: float) -> QueuePlace:
         return QueuePlace(position=1)

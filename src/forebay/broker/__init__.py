@@ -341,8 +341,8 @@ class GatewayBroker(Protocol):
         at whatever gateway; less than is known is no news, so saying it twice counts once.
         Returns what came within the hour, from all gateways."""
 
-    def pools(self) -> list[PoolView]:
-        """What serves now, from memory: cheap, for every request."""
+    def pools(self, kind: str = "") -> list[PoolView]:
+        """What serves now, of one kind or of all, from memory: cheap, for every request."""
 
     def workers(self) -> list[WorkerView]:
         """Who serves now and how each is doing, from memory."""

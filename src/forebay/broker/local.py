@@ -362,9 +362,9 @@ class LocalBroker:
     async def audio(self, tenant: str, totals: Mapping[str, float]) -> Slots:
         return self._book.count(tenant, totals, self._core.clock())
 
-    def pools(self) -> list[PoolView]:
-        now = self._core.clock()
-        return [pool.view(now) for pool in self._core.pools.values()]
+    def pools(self, kind: str = "") -> list[PoolView]:
+        now, pools = self._core.clock(), self._core.pools.values()
+        return [pool.view(now) for pool in pools if not kind or pool.row.kind == kind]
 
     def workers(self) -> list[WorkerView]:
         return [w.view() for w in self._core.workers.values() if w.info is not None]

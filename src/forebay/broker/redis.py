@@ -565,8 +565,8 @@ class RedisBroker:
         slots = await self._store.call("audio", request, again=True)
         return [(age / 1000, ms / 1000) for age, ms in zip(slots[::2], slots[1::2], strict=True)]
 
-    def pools(self) -> list[PoolView]:
-        return self._picture.pools()
+    def pools(self, kind: str = "") -> list[PoolView]:
+        return [view for view in self._picture.pools() if not kind or view.kind == kind]
 
     def workers(self) -> list[WorkerView]:
         return self._picture.workers()

@@ -183,7 +183,7 @@ class GatewayContext:
 
     def pool_view(self, kind: Kind, model: str = "") -> PoolView:
         """As `pool`, all that is known of it. The one place where names are looked up."""
-        pools = [view for view in self.broker.pools() if view.kind == kind]
+        pools = self.broker.pools(kind)
         if not model and pools:
             return pools[0]
         try:

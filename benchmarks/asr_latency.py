@@ -1,21 +1,26 @@
 """Claim: the way of a chunk through the gateway, a worker and back costs about a millisecond.
 
-``--sessions`` clients send a chunk of 100 ms every 100 ms to recognisers of RTF 0; measured is
-chunk in to result out, over what the same clients see of an echo in the same gateway: the
-acknowledgement, which never leaves it.
+``--sessions`` clients send a chunk of 100 ms every 100 ms, evenly spaced over these 100 ms, to
+recognisers of RTF 0; measured is chunk in to result out. The floor is what the same clients see
+in the same run of a bare WebSocket server that answers each chunk from memory
+(`peers/echo.py`): network and load tool, none of the product. Beside it the acknowledgement,
+which never leaves the gateway.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+import sys
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import msgspec
 
 from benchmarks.asr_overload import engine, url
-from benchmarks.harness import options, report, run, serving
+from benchmarks.harness import free_port, options, report, run, serving
 from forebay.lab.asr import make_clip
 from forebay.lab.line import Line, text_frame
 from forebay.lab.stats import summary
@@ -76,28 +81,55 @@ class Talker:
             self._done.set_exception(ConnectionResetError("the line was lost"))
 
 
+async def everybody(address: str, sessions: int, seconds: float) -> Times:
+    times = Times()
+    await asyncio.gather(
+        *(Talker(address, seconds, times).talk(n * 0.1 / sessions) for n in range(sessions))
+    )
+    return times
+
+
+@contextlib.asynccontextmanager
+async def echoing() -> AsyncIterator[str]:
+    """The address of a bare server that answers from memory."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.peers.echo", "--port", str(port)
+    )
+    try:
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                break
+        yield f"ws://127.0.0.1:{port}/"
+    finally:
+        process.kill()
+        await process.wait()
+
+
 async def main() -> int:
     wanted = options(__doc__ or "", sessions=200, seconds=20.0, workers=1)
-    times = Times()
+    async with echoing() as address:
+        bare = await everybody(address, wanted.sessions, wanted.seconds)
     with serving(*engine(wanted.workers, rtf=0)) as server:
-        await asyncio.gather(
-            *(
-                Talker(url(server), wanted.seconds, times).talk(n * 0.1 / wanted.sessions)
-                for n in range(wanted.sessions)
-            )
-        )
-    acks, results = summary(times.acks), summary(times.results)
-    p50 = results["p50_ms"] - acks["p50_ms"]
-    p99 = results["p99_ms"] - acks["p99_ms"]
+        times = await everybody(url(server), wanted.sessions, wanted.seconds)
+    floor, acks, results = summary(bare.results), summary(times.acks), summary(times.results)
+    p50 = results["p50_ms"] - floor["p50_ms"]
+    p99 = results["p99_ms"] - floor["p99_ms"]
     chunks = wanted.sessions * int(wanted.seconds * 10)
     rows: list[tuple[str, str, str, bool | None]] = [
         ("results", f"{results['count']}", str(chunks), results["count"] == chunks),
+        ("bare server, p50 / p99", f"{floor['p50_ms']} / {floor['p99_ms']} ms", "", None),
         ("chunk to ack, p50 / p99", f"{acks['p50_ms']} / {acks['p99_ms']} ms", "", None),
         ("chunk to result, p50 / p99", f"{results['p50_ms']} / {results['p99_ms']} ms", "", None),
         ("result over the floor, p50", f"{p50:.2f} ms", "<= 1 ms", p50 <= 1),
         ("result over the floor, p99", f"{p99:.2f} ms", "<= 5 ms", p99 <= 5),
     ]
-    return report("recognition, latency", rows, wanted.output_json, acks=acks, results=results)
+    return report(
+        "recognition, latency", rows, wanted.output_json, floor=floor, acks=acks, results=results
+    )
 
 
 if __name__ == "__main__":

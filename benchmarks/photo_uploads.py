@@ -37,8 +37,8 @@ async def send(http: aiohttp.ClientSession, url: str, data: bytes) -> tuple[int,
     try:
         async with http.post(f"{url}/api/v1/enhance", data=form) as response:
             body = await response.json()
-            task = str(body.get("task_id", "")) if response.status == 200 else ""
-            return response.status, task, "Retry-After" in response.headers
+            said = str(body["task_id"] if response.status == 200 else body.get("code", ""))
+            return response.status, said, "Retry-After" in response.headers
     except (aiohttp.ClientError, OSError) as error:
         return 0, type(error).__name__, False
 
@@ -86,6 +86,9 @@ async def main() -> int:
     with serving(*base) as server:
         answers, rise = await everybody(server, wanted.uploads, data)
         taken = Counter(status for status, _, _ in answers)
+        others = dict(
+            Counter(f"{status} {why}".strip() for status, why, _ in answers if status != 200)
+        )
     room = 5 * (wanted.megabytes * 1_000_000 + 400_000)
     with serving(*base, env={**os.environ, "FOREBAY_BLOBS_TENANT_MIB": str(room >> 20)}) as server:
         refused, second = await everybody(server, wanted.uploads, data)
@@ -96,7 +99,7 @@ async def main() -> int:
     rows = [
         (
             "uploads taken and ended",
-            f"{taken[200]} of {wanted.uploads}",
+            f"{taken[200]} of {wanted.uploads}" + (f", else {others}" if others else ""),
             str(wanted.uploads),
             taken[200] == wanted.uploads,
         ),  # fmt: skip

@@ -127,13 +127,41 @@ async def test_the_history_has_them_and_their_recordings(served):
     assert path.read_bytes()[44:] == speak(range(7, 17))
 
 
-def _wav(first: int, count: int) -> bytes:
+async def test_what_must_be_decoded_is_recorded_by_a_process_of_its_own(served):
+    """Stereo WAV stands here for every container: the gateway opens none of them."""
+    url = served.url.replace("http", "ws") + "/ws/asr"
+    async with connect(url, max_size=None) as ws, asyncio.timeout(60):
+        await ws.send(json.dumps({"action": "start", "session_id": "both"}))
+        for n in range(2):
+            data = base64.b64encode(_wav(10 * n, 10, channels=2)).decode()
+            await ws.send(
+                json.dumps(
+                    {"action": "chunk", "session_id": "both", "chunk_index": n, "audio_data": data}
+                )
+            )
+        await ws.send(json.dumps({"action": "finish", "session_id": "both"}))
+        while json.loads(await ws.recv())["type"] != "final_result":
+            continue
+    async with asyncio.timeout(60):
+        while True:
+            records = await asyncio.to_thread(served.get, "/api/v1/history")
+            found = [r for r in records["records"] if r["session_id"] == "both"]
+            if found and "audio_path" in found[0]:
+                break
+            await asyncio.sleep(0.1)
+    path = served.log.parent / "data" / found[0]["audio_path"]
+    assert path.read_bytes()[44:] == speak(range(20))
+
+
+def _wav(first: int, count: int, channels: int = 1) -> bytes:
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
-        out.setnchannels(1)
+        out.setnchannels(channels)
         out.setsampwidth(2)
         out.setframerate(RATE)
-        out.writeframes(speak(range(first, first + count)))
+        sound = speak(range(first, first + count))
+        pairs = (sound[at : at + 2] * channels for at in range(0, len(sound), 2))
+        out.writeframes(b"".join(pairs))
     return file.getvalue()
 
 

@@ -68,9 +68,13 @@ async def test_a_cell_runs_and_says_where_the_time_went(page: Page) -> None:
         await expect(cell.locator(".foot")).to_contain_text(stage)
 
 
-async def test_output_is_live_and_a_reload_shows_all_of_it_and_goes_on(page: Page) -> None:
+async def test_output_is_live_and_a_reload_shows_all_of_it_and_goes_on(
+    page: Page, kernel_server: Server
+) -> None:
     cell = await run(
-        page, "import time\nfor i in range(100):\n    print('line', i); time.sleep(.05)"
+        page,
+        "import os, time\nopen('here', 'w').close()\nfor i in range(100):\n"
+        "    print('line', i)\n    while i == 9 and not os.path.exists('go'): time.sleep(.02)",
     )
     await expect(cell.locator("pre.stdout")).to_contain_text("line 3\n", timeout=LIMIT_MS)
     await expect(cell).to_have_attribute("data-state", "running")
@@ -80,6 +84,8 @@ async def test_output_is_live_and_a_reload_shows_all_of_it_and_goes_on(page: Pag
     await expect(again.locator("pre.stdout")).to_contain_text("line 0\nline 1\n")
     await expect(again).to_have_attribute("data-state", "running")
     await expect(again.locator("textarea")).to_have_value(re.compile("range"))
+    (here,) = kernel_server.log.parent.rglob("here")
+    here.with_name("go").touch()
     await over(again)
     text = await again.locator("pre.stdout").text_content()
     assert text == "".join(f"line {i}\n" for i in range(100))

@@ -10,6 +10,7 @@ long status calls take while the model works. With ``--engine`` another engine i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -34,20 +35,25 @@ def served(wanted: Any) -> Iterator[str]:
 
 async def main() -> int:
     wanted = options(
-        __doc__ or "", clients=5, width=0, height=0, engine="synthetic:tile_ms=150", url=""
-    )
+        __doc__ or "", clients=5, width=0, height=0, engine="synthetic:tile_ms=150", url="",
+        limit=200.0,
+    )  # fmt: skip
+    rows: list[tuple[str, str, str, bool | None]]
     whole = not wanted.url and wanted.engine.startswith("synthetic")
     width = wanted.width or (1080 if whole else 540)
     height = wanted.height or (1440 if whole else 720)
     with served(wanted) as url:
-        result = await lab.run(
-            lab.Options(url=url, concurrency=wanted.clients, width=width, height=height)
-        )
+        try:
+            async with asyncio.timeout(wanted.limit):
+                result = await lab.run(
+                    lab.Options(url=url, concurrency=wanted.clients, width=width, height=height)
+                )
+        except TimeoutError:
+            rows = [("everything", f"not done within {wanted.limit:g} s", "done", False)]
+            return report("photos", rows, wanted.output_json)
     found = result.figures
     one = found["stream_1"]
-    rows: list[tuple[str, str, str, bool | None]] = [
-        (f"one client, {width}x{height}: first result", f"{one['first_s']:.2f} s", "", None)
-    ]
+    rows = [(f"one client, {width}x{height}: first result", f"{one['first_s']:.2f} s", "", None)]
     for count in range(2, wanted.clients + 1):
         first, total = found[f"stream_{count}"]["first_s"], found[f"stream_{count}"]["total_s"]
         ratio, serial = first / one["first_s"], total / (count * one["total_s"])

@@ -12,7 +12,8 @@ import pytest
 from gateway_harness import QUICK
 from room_world import PASS, world
 
-from forebay.gateway import passphrases
+from forebay.core.pace import WriterPace
+from forebay.gateway import passphrases, rooms
 from forebay.gateway.keys import create
 from forebay.gateway.rooms import RoomOptions
 
@@ -140,7 +141,23 @@ async def test_a_message_with_a_name_is_taken_once(tmp_path: Path) -> None:
         assert results == ["appended", "repeat"]
 
 
-async def test_one_writer_cannot_flood_a_room_and_keeps_its_order(tmp_path: Path) -> None:
+class HeldPace(WriterPace):
+    """A writer's pace by a clock that the test moves."""
+
+    now = 1000.0
+
+    def __init__(self, rate: float, burst: int, now: float) -> None:
+        super().__init__(rate, burst, HeldPace.now)
+
+    def take(self, now: float, seq: int = 0) -> float | None:
+        return super().take(HeldPace.now, seq)
+
+
+async def test_one_writer_cannot_flood_a_room_and_keeps_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms, "WriterPace", HeldPace)
+    monkeypatch.setattr(HeldPace, "now", 1000.0)
     keys = tmp_path / "keys.json"
     _, key = create(keys, now=0.0, scopes=("room:publish", "room:view"))
     options = replace(QUICK, keys_file=str(keys), require_key=True)
@@ -154,7 +171,7 @@ async def test_one_writer_cannot_flood_a_room_and_keeps_its_order(tmp_path: Path
         status, body = await w.post(client_id="c", seq=5, text="5")
         assert status == 429 and body["code"] == "quota_exceeded"
         assert (await w.post(client_id="other", seq=1, text="other"))[0] == 200
-        await asyncio.sleep(0.6)
+        HeldPace.now += 0.6
         assert (await w.post(client_id="c", seq=5, text="5"))[0] == 429
         assert (await w.post(client_id="c", seq=4, text="4"))[0] == 200
         assert await w.texts() == ["1", "2", "3", "other", "4"]

@@ -24,7 +24,7 @@ from forebay.engines import Engine, Resume, create
 
 Row = tuple[str, str, str, bool | None]
 
-LIMIT_S = 230.0
+LIMIT_S = 215.0
 SHARE = 0.9
 """Of a slot that live streams may fill, as everywhere."""
 

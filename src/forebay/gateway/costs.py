@@ -22,6 +22,7 @@ class _Costs:
         self._sums: dict[str, tuple[float, float]] = {}
         self._seen: dict[int, tuple[str, float]] = {}
         self._gone: dict[str, float] = {}
+        self._workers: set[int] = set()
 
     def __call__(self) -> dict[str, tuple[float, float]]:
         now = time.monotonic()
@@ -62,8 +63,21 @@ class _Costs:
         except psutil.Error:
             return found
         found.append(("supervisor", supervisor))
-        found += [("worker", child) for child in children if child.pid != own]
+        self._workers &= {child.pid for child in children}
+        found += [(self._role(child), child) for child in children if child.pid != own]
         return found
+
+    def _role(self, child: psutil.Process) -> str:
+        """The supervisor's fork server is part of the supervisor. A copy of it that has just
+        been made still looks like it, so only the answer for others is kept."""
+        if child.pid not in self._workers:
+            try:
+                if "forebay.fork_server" in child.cmdline():
+                    return "supervisor"
+            except psutil.Error:
+                return "worker"
+            self._workers.add(child.pid)
+        return "worker"
 
 
 def process_costs(

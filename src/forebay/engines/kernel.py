@@ -35,6 +35,8 @@ from forebay.errors import BadRequest, EngineFailed, KernelLost
 __all__ = ["NotebookKernels"]
 
 MiB = 1024 * 1024
+INTERRUPTS = ("KeyboardInterrupt", "CancelledError")
+"""What an interrupt raises in a cell; the second where it awaits."""
 GONE = {
     "running": (
         "kernel_lost",
@@ -334,7 +336,7 @@ def _summary(
     """How a cell ended, as its last event says it. Times in milliseconds."""
     ended = time.monotonic()
     status = output.status
-    if status != "ok" and interrupted and output.error.get("ename") == "KeyboardInterrupt":
+    if status != "ok" and interrupted and output.error.get("ename") in INTERRUPTS:
         status = "interrupted"
     return {
         "status": status,

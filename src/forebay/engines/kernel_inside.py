@@ -18,6 +18,7 @@ Where the reader falls behind, the kernel waits instead of dropping what was pri
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -141,6 +142,13 @@ class Prompt(OutStream):  # type: ignore[misc, unused-ignore]
         self._left_s = 0.0  # when something last left
         super().__init__(*args, **kwargs)
         self.ticker.add(self)
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        """What waits here is the parent's to send."""
+        self._buffer_lock = threading.RLock()
+        self._rotate_buffers()
+        self._flush_pending = False
 
     @property
     def waits(self) -> bool:
@@ -198,6 +206,21 @@ class Kernel(IPythonKernel):  # type: ignore[misc, unused-ignore]
     _supports_kernel_subshells = False
     _execute_sleep = 0.0
     """Seconds before each reply, for output that comes late: here it has left."""
+
+    @contextlib.contextmanager
+    def _cancel_on_sigint(self, cell: Any) -> Iterator[None]:
+        """An interrupt ends a cell that awaits: cancelled from the loop it runs in. As it comes,
+        the kernel hands the signal to a future of a loop that does not hear of it."""
+        loop = asyncio.get_running_loop()
+
+        def interrupted(*_: Any) -> None:
+            loop.call_soon_threadsafe(cell.cancel)
+
+        before = signal.signal(signal.SIGINT, interrupted)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _publish_execute_input(self, *args: Any) -> None:
         """Whoever sent the code knows it."""

@@ -113,6 +113,7 @@ async def test_nothing_is_held_back_when_one_chunk_is_alone() -> None:
     async with Bench(SyntheticRecognition(rtf=0)) as bench:
         await bench.opened("j")
         bench.say("j", 2)
+        await asyncio.sleep(0)
         assert [type(event) for event in bench.broker.batches[-1]] == [Partial, Heard]
 
 
@@ -122,6 +123,7 @@ async def test_a_worker_without_a_free_slot_says_so_and_takes_it_back() -> None:
         await bench.opened("j", "k")
         bench.broker.holds.clear()
         bench.say("j", 2)
+        await asyncio.sleep(0)
         assert bench.broker.holds[-1:] == [True]
         bench.say("k", 2)  # it waits for the slot
         await asyncio.sleep(0.015)
@@ -139,6 +141,7 @@ async def test_one_free_slot_is_enough_to_be_told_at_once() -> None:
         await bench.opened("j")
         bench.broker.holds.clear()
         bench.say("j", 2)
+        await asyncio.sleep(0)
         assert bench.broker.holds == []
 
 
@@ -150,6 +153,7 @@ async def test_a_cancel_stops_a_step_at_once(tmp_path: Path) -> None:
             await bench.opened("j", "k")
             bench.engine._rtf = 100.0
             bench.say("j", 2)
+            await asyncio.sleep(0)
             assert steps.stepping() == [("j", 1)]
             bench.say("k", 2)
             bench.engine._rtf = 0.0
@@ -270,3 +274,29 @@ async def test_many_sessions_on_one_slot_lose_and_double_no_word() -> None:
         text = "".join(event.text for event in await world.finals(seat.job))
         assert text.split() == [f"w{number}" for number in range(1, 40)]
     await world.close()
+
+
+@virtual
+async def test_what_is_read_at_once_is_few_steps() -> None:
+    async with Bench(SyntheticRecognition(rtf=0)) as bench:
+        await bench.opened("j")
+        for number in range(2, 8):
+            bench.say("j", number)
+        await asyncio.sleep(0.01)
+        assert len(bench.broker.batches) == 2
+        heard = [event.seq for event in bench.broker.events("j") if isinstance(event, Heard)]
+        assert heard == list(range(1, 8))
+
+
+@virtual
+async def test_a_session_cancelled_before_its_step_began_gives_its_slot_back() -> None:
+    async with Bench(SyntheticRecognition(rtf=0)) as bench:
+        await bench.opened("j", "k")
+        bench.say("j", 2)
+        bench.broker.cancel("j")
+        await asyncio.sleep(0.01)
+        assert bench.broker.parked == [("j", 1)]
+        bench.say("k", 2)
+        await asyncio.sleep(0.01)
+        assert isinstance(bench.broker.events("k")[-1], Heard)
+        assert bench.runner.load()["busy"] == 0

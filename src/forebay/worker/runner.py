@@ -89,7 +89,7 @@ class Runner:
         self._blobs = blobs
         self._loop = asyncio.get_running_loop()
         if hasattr(engine, "keeps"):
-            engine.keeps = self._keeps
+            engine.keeps = lambda affinity, held: broker.keeps(affinity, held=held)
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: dict[tuple[str, int], Session] = {}
         self._ready = FairQueue()
@@ -210,9 +210,6 @@ class Runner:
         except Exception as exc:  # noqa: BLE001 - one notebook's boundary
             log.warning("control.failed", what=push.what, error=type(exc).__name__)
 
-    def _keeps(self, affinity: str, held: bool) -> None:
-        self.broker.keeps(affinity, held=held)
-
     def _assign(self, lease: Lease) -> None:
         key = (lease.spec.id, lease.attempt)
         if self._tasks is None or self.draining:
@@ -298,7 +295,9 @@ class Runner:
             tenant, priority = session.lease.spec.tenant, session.lease.spec.priority
             if self._starts_now(session):
                 self._ready.pass_by(tenant=tenant, cost_s=self._step_s, priority=priority)
-                self._fill(session)
+                self._reserve(session)
+                # Not now: what was read with it is then one step more, not many.
+                self._loop.call_soon(self._fill, session)
                 return
             self._ready.push(session.key, tenant=tenant, cost_s=self._step_s, priority=priority)
             self._waiting[session.key] = session
@@ -345,8 +344,7 @@ class Runner:
             self._hold()
 
     def _hold(self) -> None:
-        """While all slots are busy with steps of live sound, which are short, nothing that
-        comes could be begun with: it need not wake this process."""
+        """While short steps fill all slots, nothing that comes need wake this process."""
         busy = self._busy >= self.worker.slots
         if busy or self._held:
             self._held = busy
@@ -365,11 +363,14 @@ class Runner:
             self._ready.take()
             session = self._waiting.pop(key)
             self._alone = alone
+            self._reserve(session)
             self._start(session)
 
-    def _start(self, session: Session) -> None:
+    def _reserve(self, session: Session) -> None:
         self._busy += 1
         session.stepping = True
+
+    def _start(self, session: Session) -> None:
         if session.swift is not None and session.swift.step(self.now()):
             return
         if self._tasks is not None:
@@ -399,10 +400,10 @@ class Runner:
 
     def go_on(self, session: Session, rest: Coroutine[Any, Any, None]) -> None:
         """The rest of a step has to wait: from here on it has a task."""
-        if self._tasks is None:
+        if self._tasks is not None:
+            session.task = self._tasks.create_task(rest, name=f"step {session.key}")
+        else:
             rest.close()
-            return
-        session.task = self._tasks.create_task(rest, name=f"step {session.key}")
 
     def _slot_back(self, session: Session, began: float) -> None:
         now = self.now()
@@ -453,8 +454,8 @@ class Runner:
                 self._loop.call_soon(self._flush_due, session)
 
     def fits(self, session: Session, event: OutputEvent) -> bool | None:
-        """Whether there is byte credit for ``event``; None for one that need not wait for it,
-        as another will say what it says. Raises `EngineFailed` for what cannot be sent."""
+        """Whether there is byte credit for ``event``; None: another will say what it says.
+        Raises `EngineFailed` for what cannot be sent."""
         size = size_of(event)
         fits = session.credit >= size + NUMBERS_BYTES
         if not fits and session.gives_way(event):

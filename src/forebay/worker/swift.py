@@ -55,6 +55,9 @@ class Swift:
         span = cast("Span", session.work)
         if span.file is not None or not session.opened:
             return False
+        if session.fate is not Fate.LIVE:
+            runner.stepped(session, now)
+            return True
         if runner.steps is not None:
             self._slot = runner.steps.enter(session.job, session.attempt)
         self._began_s, self._inside = now, True

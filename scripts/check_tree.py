@@ -124,8 +124,20 @@ def _command(root: object, words: list[str], page: str) -> Iterator[str]:
             yield f"{page} says forebay {' '.join(words)}, and there is no option {word}"
 
 
+def names() -> Iterator[str]:
+    """Modules of tests have no package: pytest cannot import a second one of the same name."""
+    seen: dict[str, Path] = {}
+    for path in tracked("tests/*.py"):
+        if path.name.startswith("conftest"):
+            continue
+        name = path.relative_to(ROOT)
+        if path.name in seen:
+            yield f"{name} has the name of {seen[path.name]}, and tests need names of their own"
+        seen[path.name] = name
+
+
 def main() -> int:
-    found = [*sources(), *links(), *commands()]
+    found = [*sources(), *links(), *names(), *commands()]
     for line in found:
         sys.stdout.write(line + "\n")
     return 1 if found else 0

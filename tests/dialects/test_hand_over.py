@@ -58,10 +58,11 @@ def test_a_speaking_session_is_sent_elsewhere_and_goes_on_without_loss_or_repeat
             assert w.ctx.drain_watchers == []
 
             second = connect(w, TtsDialect())  # any gateway around the same broker
-            second.say(state.start())
+            for message in state.opening(known=True):
+                second.say(message)
             ack = (await second.until("start_ack"))[-1]
             assert ack["resumed"]
-            for message in state.comeback(ack):
+            for message in state.resent(ack):
                 second.say(message)
             for message in await second.until("tts_end"):
                 if message["type"] == "audio_chunk":

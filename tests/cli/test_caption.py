@@ -42,7 +42,7 @@ def test_a_file_becomes_captions_and_their_lags_are_kept(server, tmp_path):
     run = subprocess.run(
         [str(FOREBAY), "caption", "--room", "talk", "--passphrase", "open", "--wav", str(sound),
          "--url", server.http, "--name", "Ada", "--export", str(tmp_path / "lags.json")],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     with urllib.request.urlopen(f"{server.http}/api/list?room=talk", timeout=5) as answer:
@@ -59,7 +59,7 @@ def test_words_show_here_without_a_room(server, tmp_path):
     run = subprocess.run(
         [str(FOREBAY), "caption", "--room", "none", "--passphrase", "open", "--wav", str(sound),
          "--url", server.http, "--no-sync"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert run.returncode == 0 and "w7 w8" in run.stdout
     with urllib.request.urlopen(f"{server.http}/api/list?room=none", timeout=5) as answer:
@@ -108,7 +108,7 @@ def refused(*words: str) -> str:
     """What the command says when it cannot begin: one line, no traceback."""
     run = subprocess.run(
         [str(FOREBAY), "caption", "--room", "r", "--passphrase", "p", "--no-sync", *words],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert run.returncode in (1, 2) and "Traceback" not in run.stdout + run.stderr
     return run.stderr

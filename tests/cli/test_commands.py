@@ -41,7 +41,7 @@ def forebay(tmp_path, monkeypatch):
             [sys.executable, "-m", "forebay", *map(str, words)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             env=None if env is None else {**os.environ, **env},
         )
 

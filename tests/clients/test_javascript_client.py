@@ -98,6 +98,9 @@ async def play(
 
 
 async def cut(proxy: FaultProxy, times: int, every_s: float) -> None:
+    """Not before somebody has been answered: a first connection that fails is an error."""
+    while not proxy.bytes_down:  # noqa: ASYNC110 - the proxy is watched from outside
+        await asyncio.sleep(0.02)
     for _ in range(times):
         await asyncio.sleep(every_s)
         proxy.reset()

@@ -149,7 +149,7 @@ def test_systemd_takes_its_units(unit, tmp_path):
         [verify, "verify", "--man=no", str(tmp_path / name)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env=os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
     )
     ours = [line for line in run.stderr.splitlines() if "forebay" in line]

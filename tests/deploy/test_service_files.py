@@ -31,7 +31,7 @@ def printed(which: str, **env: str) -> str:
         env={k: v for k, v in os.environ.items() if not k.startswith("FOREBAY")} | env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         cwd="/",
     )
     assert run.returncode == 0, run.stderr
@@ -80,7 +80,7 @@ def test_systemd_takes_what_is_printed(tmp_path):
         [tool("systemd-analyze"), "verify", "--man=no", unit],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env=os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
     )
     ours = [line for line in run.stderr.splitlines() if "forebay" in line]

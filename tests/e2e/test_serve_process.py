@@ -57,7 +57,7 @@ class Served:
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*FOREBAY, *words, "--url", self.url], capture_output=True, text=True, timeout=60
+            [*FOREBAY, *words, "--url", self.url], capture_output=True, text=True, timeout=240
         )
 
     def stop(self) -> int:

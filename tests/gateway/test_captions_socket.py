@@ -201,6 +201,9 @@ async def test_a_display_that_reads_nothing_harms_nobody_and_is_cut_in_time(
         await w.post(text="first")
         sock = await stalled(w)
         good = await w.display()
+        async with asyncio.timeout(60):
+            while (await numbers(w))["forebay_displays"] != 2:
+                continue
         reading = asyncio.ensure_future(good.texts(100))
         for n in range(100):
             messages = [{"text": "x" * 1900}, {"text": "p" * 1900, "is_preview": True}]
@@ -214,7 +217,6 @@ async def test_a_display_that_reads_nothing_harms_nobody_and_is_cut_in_time(
         async with asyncio.timeout(60):
             while not (await numbers(w))["forebay_displays_cut_total"]:
                 continue
-        assert found["forebay_displays"] == 2
         sock.close()
 
 

@@ -324,7 +324,7 @@ def test_a_process_inherits_serves_reloads_keys_and_drains_on_sigterm(tmp_path: 
         process.send_signal(signal.SIGHUP)
         assert ask(port, "/healthz").startswith(b"HTTP/1.1 200 ")
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=240)
         assert process.returncode == 0
         events = [json.loads(line)["event"] for line in err.splitlines()]
         assert events[0] == "gateway.ready"
@@ -383,7 +383,7 @@ def test_a_second_signal_does_not_wait_for_the_limit(tmp_path: Path) -> None:
         while b'"draining":true' not in ask(sock.getsockname()[1], "/readyz"):
             time.sleep(0.02)  # until the first has been heard: two at once would be one
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)  # and not an hour, the limit
+        process.communicate(timeout=240)  # and not an hour, the limit
         assert process.returncode == 0
 
 
@@ -396,5 +396,5 @@ def test_a_gateway_ends_with_its_supervisor(tmp_path: Path) -> None:
         )
         write_spec(spec, tmp_path / "spec.json")
         process = spawn(tmp_path / "spec.json", sock)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         assert process.returncode == -signal.SIGKILL

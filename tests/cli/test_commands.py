@@ -21,7 +21,7 @@ SURFACE = {
     "worker": None,
     "doctor": None,
     "enhance": None,
-    "bench": {"tts", "asr", "text", "photos", "captions", "notebook"},
+    "bench": {"all", "tts", "asr", "text", "photos", "captions", "notebook"},
     "jobs": {"list", "show", "cancel", "retry"},
     "config": {"show", "check", "docs", "example", "nginx", "systemd", "caddy"},
     "models": {"list", "fetch", "verify", "compare"},

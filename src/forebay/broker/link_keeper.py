@@ -22,12 +22,15 @@ from forebay.broker.link_wire import (
     encode,
     frames,
 )
-from forebay.errors import ProtocolError, by_code
+from forebay.errors import ProtocolError, Superseded, by_code
 
 __all__ = ["Keeper", "Wire"]
 
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 0.5
+SUPERSEDED_S = 30.0
+"""Whose name another process has taken asks for it again so much later: two that took it from
+each other in turn would end every job of both."""
 TICK_S = 0.001
 """What is ready does not wait longer than this for what else a loop tick brings."""
 
@@ -195,6 +198,8 @@ class Keeper:
                 wait_s = RETRY_FIRST_S
                 self._down()
             self._report(wire.error, was_up)
+            if isinstance(wire.error, Superseded):
+                wait_s = SUPERSEDED_S
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(wait_s * 2, RETRY_MOST_S)
 

@@ -22,6 +22,7 @@ from forebay.broker.link_peer import CLOSE_S, Peer, Turn
 from forebay.broker.link_socket import bind
 from forebay.broker.link_wire import Pools
 from forebay.core.spec import PoolView
+from forebay.errors import Superseded
 
 __all__ = ["LinkHost", "LinkServer", "serve_link"]
 
@@ -64,7 +65,7 @@ class LinkServer:
                 self._workers[peer.hello.worker] = peer
                 if old is not None:
                     old.superseded = True
-                    old.close(abort=True)
+                    old.fail(Superseded("another process has this worker's name"))
                 self.host.worker_connect(peer.hello.worker, peer.push)
             case "supervisor":
                 peer.say(Pools(self.host.pools()))

@@ -66,7 +66,15 @@ async def test_every_pool_has_a_card_with_its_slots_and_what_it_needs(
     await speaking
     await expect(page.locator(f"{VOICE} .slots i.busy")).to_have_count(0, timeout=LIMIT_MS)
     await expect(figure(page, "plNeeded")).not_to_have_text("–", timeout=LIMIT_MS)
-    await expect(page.locator(VOICE)).to_have_attribute("data-verdict", "enough", timeout=LIMIT_MS)
+    # Both in one reading: on a slow machine this work may really have needed a second worker.
+    needed, verdict = await page.evaluate(
+        """(pool) => { const card = document.querySelector(pool);
+           return [Number(card.querySelector('dd[data-figure="plNeeded"]').textContent),
+                   card.dataset.verdict]; }""",
+        VOICE,
+    )
+    assert needed >= 0
+    assert verdict == ("more" if needed > 1 else "enough")
     points = await page.locator(f"{VOICE} polyline.word").get_attribute("points")
     assert points is not None
     assert len(points.split()) >= 2

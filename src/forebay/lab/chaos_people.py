@@ -1,7 +1,8 @@
 """People who speak while things break, and the history check of what they saw.
 
-Text is short sentences and a voice that is always ahead of its typist, so that the silence a
-listener hears is what the damage cost and not the model.
+Text is the shortest sentences there are, typed at the pace of the originals' load tool, and the
+voice is always ahead of its typist: something is to be heard every 0.4 s, so that the silence a
+listener hears is what the damage cost, and neither the model nor the typing.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from forebay.lab.tts_user import Outcome, Plan, User
 
 __all__ = ["Crowd", "gaps", "history", "said", "within"]
 
-SENTENCE = "Rain falls. Rivers rise. Gates open. Lamps burn. Wheels turn. Bells ring. "
-CPS = 12.0
+SENTENCE = "雨。河。门。灯。轮。钟。风。雪。"
+CPS = 5.0
 END_WAIT_S = 40.0
 
 

@@ -108,7 +108,7 @@ async def test_a_clean_exit_and_a_lost_machine_give_no_strike(home: Home) -> Non
     await one.die(stepping=["a"], abnormal=False)
     two = await home.worker("w2")
     await two.unplug()
-    await home.advance(0.1)
+    await home.advance(0.3)
     assert (await home.broker.status("a")).strikes == 0
     three = await home.worker("w3")
     assert three.leases["a"].attempt == 3
@@ -187,14 +187,14 @@ async def test_the_supervisors_word_is_waited_for_before_the_job_goes_on(home: H
     assert (await home.broker.status("a")).strikes == 1
 
 
-async def test_without_the_supervisors_word_the_job_goes_on_after_50_ms(home: Home) -> None:
+async def test_without_the_supervisors_word_the_job_goes_on_all_the_same(home: Home) -> None:
     one = await home.worker("w1")
     await home.speech("a", "x")
     two = await home.worker("w2")
     await one.unplug()
     await home.advance(0.04)
     assert "a" not in two.leases
-    await home.advance(0.02)
+    await home.advance(0.25)
     assert two.leases["a"].attempt == 2
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
+import urllib.parse
 import urllib.request
 from typing import Any
 
@@ -261,7 +263,12 @@ async def test_a_client_that_stops_reading_hears_backpressure_once(tmp_path):
     try:
         server.wait_ready()
         url = server.url.replace("http", "ws") + "/tts"
-        async with connect(url, max_size=None, max_queue=1, ping_interval=None) as ws:
+        # A system that buffers megabytes for its reader would hide that it does not read.
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        sock.connect(("127.0.0.1", urllib.parse.urlsplit(url).port))
+        facts = {"sock": sock, "max_size": None, "max_queue": 1, "ping_interval": None}
+        async with connect(url, **facts) as ws:
             t = Talk(ws, "slow")
             await t.say("start", audio_format="pcm16_wav", sample_rate=48000, channels=2)
             await t.say("text_delta", seq=1, text="x" * 400)

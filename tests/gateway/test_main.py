@@ -328,7 +328,7 @@ def test_a_process_inherits_serves_reloads_keys_and_drains_on_sigterm(tmp_path: 
         assert process.returncode == 0
         events = [json.loads(line)["event"] for line in err.splitlines()]
         assert events[0] == "gateway.ready"
-        assert events[-1] == "gateway.stopped"
+        assert events[-1] == "gateway.stopped", err[-2000:]
         assert b"Traceback" not in err and b"Warning" not in err
 
 

@@ -75,9 +75,9 @@ async def test_entries_that_ask_again_do_not_add_timers() -> None:
         time = staticmethod(loop.time)
         call_soon = staticmethod(loop.call_soon)
 
-        def call_at(self, when: float, call: object) -> asyncio.TimerHandle:
+        def call_at(self, when: float, call: object, *facts: object) -> asyncio.TimerHandle:
             armed.append(when)
-            return loop.call_at(when, call)  # type: ignore[arg-type]
+            return loop.call_at(when, call, *facts)  # type: ignore[arg-type]
 
     sweep = Sweep(Counting(), GRAIN_S)  # type: ignore[arg-type]
     entries = [Entry([GRAIN_S] * 5) for _ in range(20)]

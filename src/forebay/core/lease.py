@@ -43,8 +43,10 @@ PAUSE_S = 0.25
 SECOND_LOOK_S = 0.02
 """Between suspecting a worker and giving it up; pending beats are read meanwhile."""
 
-SUPERVISOR_WORD_S = 0.05
-"""How long the two signs of a death (socket, supervisor) wait for each other."""
+SUPERVISOR_WORD_S = 0.25
+"""How long the two signs of a death (socket, supervisor) wait for each other. A supervisor says
+its word in milliseconds; on a busy machine it may need longer, and without it a crash is no
+strike against the job that caused it."""
 
 EXCLUSIVE_AFTER = 2
 """Strikes after which nothing else is stepped beside a job; the next one ends it."""

@@ -35,6 +35,10 @@ READ_TURNS = 2
 first may come before the sockets are polled (uvloop) or right behind the poll (asyncio)."""
 
 
+ROUNDING_S = 0.0015
+"""Loop clocks round to a millisecond, so a timer may come one before its moment by the clock."""
+
+
 class Sweep:
     """Calls `check` on each entry, never early and at most ``grain_s`` and a few turns of the
     loop late."""
@@ -66,13 +70,16 @@ class Sweep:
             self._timer = None
         self._slots.clear()
 
+    def _now(self) -> float:
+        """The tick that has come counts as come, though the clock may still say otherwise."""
+        return self._loop.time() + ROUNDING_S
+
     def _arm(self) -> None:
-        turn = math.floor(self._loop.time() / self._grain_s) + 1
+        turn = math.floor(self._now() / self._grain_s) + 1
         self._timer = self._loop.call_at(turn * self._grain_s, self._tick)
 
     def _tick(self) -> None:
-        now = self._loop.time() + 0.001  # loop clocks round to a millisecond
-        turn = math.floor(now / self._grain_s)
+        turn = math.floor(self._now() / self._grain_s)
         if any(slot <= turn for slot in self._slots):
             self._read_first(READ_TURNS, turn)
         else:
@@ -86,7 +93,7 @@ class Sweep:
 
     def _judge(self, turn: int) -> None:
         # `_timer` stays set until all are judged: `at` must not arm a second one meanwhile.
-        now = self._loop.time() + 0.001
+        now = self._now()
         for slot in [slot for slot in self._slots if slot <= turn]:
             for entry in self._slots.pop(slot):
                 if entry.slot != slot:

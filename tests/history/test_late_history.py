@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -50,6 +51,31 @@ async def test_what_ended_before_it_was_open_is_written_when_the_process_ends(
         history.put(record("early"))
     async with History(url) as after:
         assert [r.name for r in await after.sessions("local", 10)] == ["early"]
+
+
+async def test_a_process_that_ends_while_it_is_opened_lets_that_come_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entered, went_on, told = asyncio.Event(), asyncio.Event(), []
+
+    class Slow:
+        async def __aenter__(self) -> Slow:
+            entered.set()
+            await went_on.wait()
+            told.append("open")
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            told.append("closed")
+
+    monkeypatch.setattr(late, "_load", lambda: lambda url, create: Slow())
+    history = LateHistory("sqlite:///unused.db")
+    async with history:
+        asking = asyncio.create_task(history.count_sessions("local"))
+        await entered.wait()
+        asking.cancel()
+        asyncio.get_running_loop().call_later(0.05, went_on.set)
+    assert told == ["open", "closed"]
 
 
 async def test_a_database_that_is_away_is_tried_again_and_asking_is_refused_meanwhile(

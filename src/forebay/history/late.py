@@ -51,6 +51,7 @@ class LateHistory:
         self._dropped = 0
         self._history: History | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._entering = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> LateHistory:
@@ -69,6 +70,8 @@ class LateHistory:
                 log.error("history.lost", rows=len(self._early), error="not open")
         task, self._opening = self._opening, None
         if task is not None:
+            if self._entering:  # broken off there, it would leave its connections to nobody
+                await asyncio.wait({task}, timeout=CLOSE_S)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await self._stack.aclose()
@@ -98,11 +101,13 @@ class LateHistory:
         while self._history is None:
             try:
                 make = await asyncio.to_thread(_load)
+                self._entering = True
                 history = await self._stack.enter_async_context(make(self._url, self._create))
             except (ForebayError, OSError) as error:
                 if tries % SAY_EVERY == 0:
                     log.error("history.not_opened", reason=str(error))
                 tries += 1
+                self._entering = False
                 await asyncio.sleep(RETRY_S)
                 continue
             early, self._early = self._early, []

@@ -78,7 +78,8 @@ function offerOut() {
   document.querySelector(".tools").append(out);
 }
 
-function made(tag, facts, ...inside) {
+// An element with these properties and children.
+export function made(tag, facts = {}, ...inside) {
   const node = Object.assign(document.createElement(tag), facts);
   node.append(...inside);
   return node;

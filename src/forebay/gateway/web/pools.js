@@ -1,6 +1,6 @@
 // The operator's page: what every pool does now, and how many workers its load needs.
 import "./pools_words.js";
-import { frame } from "./frame.js";
+import { frame, made } from "./frame.js";
 import { t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -24,12 +24,6 @@ const FIGURES = [
   ["plLoad", (p) => none(p.load, percent)], ["plRate", (p) => none(p.jobs_per_s, short)],
   ["plRtf", (p) => none(p.rtf, short)], ["plService", (p) => none(p.service_s, seconds)],
 ];
-
-function made(tag, facts = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), facts);
-  node.append(...children);
-  return node;
-}
 
 function drawn(tag, name) {
   const node = document.createElementNS(SVG, tag);

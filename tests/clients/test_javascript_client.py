@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from benchmarks.harness import Server, serving
-from playwright.async_api import Route, async_playwright
+from playwright.async_api import Page, Response, Route, async_playwright
 from tests.browser.browser_tools import ARGUMENTS, CHROMIUM
 
 from forebay.core.tones import speak
@@ -25,7 +25,7 @@ TEXT = "This sentence goes on for a while, and here is another one. " * 4
 WORDS = list(range(100, 140))
 SOUND = array.array("h", speak(WORDS)).tolist()
 
-Play = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+Work = Callable[[int], Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +51,53 @@ def packages() -> Path:
     return PACKAGE
 
 
-async def in_node(scenario: str, given: dict[str, Any]) -> dict[str, Any]:
-    process = await asyncio.create_subprocess_exec(
-        *("node", str(PACKAGE / "test" / "run.js"), scenario),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(60):
-        out, _ = await process.communicate(json.dumps(given).encode())
-    assert process.returncode == 0
-    return json.loads(out)
+class InNode:
+    """A scenario of ``test/scenarios.js``, run by Node."""
+
+    async def __call__(self, scenario: str, given: dict[str, Any]) -> dict[str, Any]:
+        process = await asyncio.create_subprocess_exec(
+            *("node", str(PACKAGE / "test" / "run.js"), scenario),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(60):
+            out, _ = await process.communicate(json.dumps(given).encode())
+        assert process.returncode == 0
+        return json.loads(out)
+
+    def answered(self, proxy: FaultProxy) -> bool:
+        """Whether the session was answered at all through ``proxy``."""
+        return proxy.bytes_down > 0
+
+
+class InPage:
+    """The same in a page of the gateway: one made up here could not reach this machine."""
+
+    def __init__(self, page: Page, server: Server) -> None:
+        self._page = page
+        self._server = server
+        self._answered = False
+        page.on("websocket", lambda line: line.on("framereceived", self._heard))
+        page.on("response", self._heard_response)
+
+    async def __call__(self, scenario: str, given: dict[str, Any]) -> dict[str, Any]:
+        url = given["urls"][-1]
+        origin = url.replace("ws://", "http://").split("/", 3)[:3]
+        await self._page.goto(self._server.http if ":9/" in url else "/".join(origin))
+        return await self._page.evaluate(
+            "async ([name, given]) => (await import('/package/test/scenarios.js'))[name](given)",
+            [scenario, given],
+        )
+
+    def answered(self, proxy: FaultProxy) -> bool:
+        """The page came through ``proxy`` as well, so its bytes say nothing."""
+        return self._answered
+
+    def _heard(self, _: object) -> None:
+        self._answered = True
+
+    def _heard_response(self, response: Response) -> None:
+        self._answered |= response.url.endswith("/events")
 
 
 async def from_disk(route: Route) -> None:
@@ -72,9 +109,9 @@ async def from_disk(route: Route) -> None:
 @pytest.fixture(params=["node", "chromium"])
 async def play(
     request: pytest.FixtureRequest, server: Server, packages: Path
-) -> AsyncIterator[Play]:
+) -> AsyncIterator[InNode | InPage]:
     if request.param == "node":
-        yield in_node
+        yield InNode()
         return
     if CHROMIUM is None:
         pytest.fail("chromium is not installed, run: scripts/system.sh")
@@ -82,37 +119,26 @@ async def play(
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = await browser.new_page()
         await page.route("**/package/**", from_disk)
-
-        async def in_page(scenario: str, given: dict[str, Any]) -> dict[str, Any]:
-            origin = given["urls"][-1].replace("ws://", "http://").split("/", 3)[:3]
-            # A page of the gateway itself: one made up here could not reach this machine.
-            await page.goto("/".join(origin if ":9/" not in given["urls"][-1] else [server.http]))
-            return await page.evaluate(
-                "async ([name, given]) =>"
-                " (await import('/package/test/scenarios.js'))[name](given)",
-                [scenario, given],
-            )
-
-        yield in_page
+        yield InPage(page, server)
         await browser.close()
 
 
-async def cut(proxy: FaultProxy, times: int, every_s: float) -> None:
-    """Not before somebody has been answered: a first connection that fails is an error."""
-    while not proxy.bytes_down:  # noqa: ASYNC110 - the proxy is watched from outside
+async def cut(proxy: FaultProxy, play: InNode | InPage, times: int, every_s: float) -> None:
+    """Not before the session was answered: a first connection that fails is an error."""
+    while not play.answered(proxy):  # noqa: ASYNC110 - the line is watched from outside
         await asyncio.sleep(0.02)
     for _ in range(times):
         await asyncio.sleep(every_s)
         proxy.reset()
 
 
-async def through(server: Server, work: Callable[[int], Awaitable[Any]], times: int) -> Any:
+async def through(server: Server, play: InNode | InPage, work: Work, times: int) -> Any:
     """``work`` with the port of a proxy whose connections are cut now and then."""
     proxy = FaultProxy()
     await proxy.start("127.0.0.1", server.port)
     try:
         async with asyncio.TaskGroup() as group:
-            cutting = group.create_task(cut(proxy, times, 0.6))
+            cutting = group.create_task(cut(proxy, play, times, 0.6))
             found = await work(proxy.port)
             cutting.cancel()
         return found
@@ -123,6 +149,7 @@ async def through(server: Server, work: Callable[[int], Awaitable[Any]], times: 
 async def test_speech_is_exact_over_lost_connections(server, play):
     found = await through(
         server,
+        play,
         lambda port: play("speak", {"urls": [f"ws://127.0.0.1:{port}/tts"], "text": TEXT}),
         times=20,
     )
@@ -134,6 +161,7 @@ async def test_speech_is_exact_over_lost_connections(server, play):
 async def test_every_word_is_heard_once_over_lost_connections(server, play):
     found = await through(
         server,
+        play,
         lambda port: play("listen", {"urls": [f"ws://127.0.0.1:{port}/v1/listen"],
                                      "samples": SOUND}),
         times=20,
@@ -161,6 +189,7 @@ async def test_the_events_of_an_answer_come_once_over_lost_connections(server, p
         job = (await answer.json())["id"].removeprefix("resp_")
     found = await through(
         server,
+        play,
         lambda port: play("follow", {"urls": [f"http://127.0.0.1:{port}/v1/jobs/{job}/events"]}),
         times=20,
     )

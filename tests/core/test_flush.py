@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.core.flush import Cursor, Flush, Lead, Pace
+from forebay.core.flush import Arrivals, Cursor, Flush, Lead, Pace
 from forebay.core.kinds import row
 
 # --------------------------------------------------------------------------- flush
@@ -218,16 +218,26 @@ def test_a_reader_far_behind_costs_little_and_its_age_stays_exact_enough() -> No
     cursor = reader()
     for offset in range(1, 20_001):
         cursor.arrived(offset, offset, offset * 0.001)
-    assert len(cursor._arrivals) <= 20 / Cursor.GRAIN_S + 1
+    assert len(list(cursor._arrivals)) <= 20 / Arrivals.GRAIN_S + 1
     cursor.sent(10_000)
     assert cursor.slow_at is not None
-    assert 10_001 * 0.001 + 30 - Cursor.GRAIN_S <= cursor.slow_at <= 10_001 * 0.001 + 30
+    assert 10_001 * 0.001 + 30 - Arrivals.GRAIN_S <= cursor.slow_at <= 10_001 * 0.001 + 30
 
 
 def test_what_a_reader_costs_is_bounded_and_it_is_never_blamed_too_early() -> None:
     cursor = reader()
     for offset in range(1, 1001):
         cursor.arrived(offset, offset, float(offset))
-    assert len(cursor._arrivals) == Cursor.MAX_ARRIVALS
+    assert len(list(cursor._arrivals)) == Arrivals.MAX_ARRIVALS
     cursor.sent(999)
     assert cursor.slow_at == 1030.0
+
+
+def test_what_is_noted_for_many_keeps_the_newest_times() -> None:
+    missed = Arrivals(last=True)
+    for offset in range(1, 1001):
+        missed.note(offset, float(offset))
+    kept = list(missed)
+    assert len(kept) == Arrivals.MAX_ARRIVALS
+    assert kept[-1] == (1000, 1000.0)
+    assert missed.oldest_s == kept[0][1] == 1001.0 - Arrivals.MAX_ARRIVALS

@@ -1,6 +1,6 @@
 """Flow control as pure policies: when to send, how far ahead, and who is too slow.
 
-Four objects that know nothing of each other; an outbox asks all of them.
+Four policies that know nothing of each other; an outbox asks all of them.
 
 ========  =====================================================================
 `Flush`   may what is pending leave now, or is more worth waiting for?
@@ -17,11 +17,12 @@ seconds on one monotonic clock.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from math import isinf
 
 from forebay.core.kinds import Row
 
-__all__ = ["Cursor", "Flush", "Lead", "Pace"]
+__all__ = ["Arrivals", "Cursor", "Flush", "Lead", "Pace"]
 
 # Timers fire a little early on some loops and sums of floats are not exact: an answer that
 # is this close is yes, or a caller would be woken at its deadline only to wait again.
@@ -168,6 +169,51 @@ def _samples(seconds: float | None, rate: int) -> int | None:
     return None if seconds is None else int(seconds * rate)
 
 
+class Arrivals:
+    """When the events of a stream came, for whoever has not sent them yet: (last offset, when).
+
+    Times are kept `GRAIN_S` apart and at most `MAX_ARRIVALS` of them, so a reader costs a few
+    KiB however far behind it is. An age is at most GRAIN_S too high; past MAX_ARRIVALS it is
+    too low, as nobody may be cut for somebody else's delay: of the newest, or, with ``last``,
+    of the oldest events.
+    """
+
+    GRAIN_S = 0.25
+    MAX_ARRIVALS = 256
+
+    __slots__ = ("_kept", "_last")
+
+    def __init__(self, *, last: bool = False) -> None:
+        self._kept: deque[tuple[int, float]] = deque()
+        self._last = last
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        return iter(self._kept)
+
+    def note(self, last: int, now: float) -> None:
+        """The stream now ends at ``last``, further than ever before."""
+        kept = self._kept
+        if kept and now - kept[-1][1] < self.GRAIN_S:
+            kept[-1] = (last, kept[-1][1])
+        elif len(kept) < self.MAX_ARRIVALS:
+            kept.append((last, now))
+        elif self._last:
+            kept.popleft()
+            kept.append((last, now))
+        else:
+            kept[-1] = (last, now)
+
+    def sent(self, offset: int) -> None:
+        """Forget what is older than that."""
+        while self._kept and self._kept[0][0] <= offset:
+            self._kept.popleft()
+
+    @property
+    def oldest_s(self) -> float | None:
+        """When the oldest event came; None where nothing waits."""
+        return self._kept[0][1] if self._kept else None
+
+
 class Cursor:
     """Where one reader of one stream stands.
 
@@ -180,12 +226,6 @@ class Cursor:
     ``slow_s``: the age at which the kind's slow rule acts; None or infinity means never.
     """
 
-    # Arrival times are kept this far apart and at most this many, so a reader costs a few KiB
-    # however far behind it is. An age is at most GRAIN_S too high; past MAX_ARRIVALS it is
-    # too low, as nobody may be cut for somebody else's delay.
-    GRAIN_S = 0.25
-    MAX_ARRIVALS = 256
-
     __slots__ = ("_arrivals", "_held_until_s", "_slow_s", "head", "offset")
 
     def __init__(self, offset: int, head: int, *, now: float, slow_s: float | None) -> None:
@@ -193,7 +233,7 @@ class Cursor:
         self.head = offset
         self._slow_s = None if slow_s is None or isinf(slow_s) else slow_s
         self._held_until_s = float("-inf")
-        self._arrivals: deque[tuple[int, float]] = deque()  # (last offset, when)
+        self._arrivals = Arrivals()
         self.arrived(offset + 1, head, now)
 
     @property
@@ -212,12 +252,7 @@ class Cursor:
             return False
         fits = first == self.offset + 1
         self.head = last
-        if self._arrivals and now - self._arrivals[-1][1] < self.GRAIN_S:
-            self._arrivals[-1] = (last, self._arrivals[-1][1])
-        elif len(self._arrivals) == self.MAX_ARRIVALS:
-            self._arrivals[-1] = (last, now)
-        else:
-            self._arrivals.append((last, now))
+        self._arrivals.note(last, now)
         return fits
 
     def sent(self, offset: int) -> None:
@@ -225,8 +260,7 @@ class Cursor:
         ahead of the pushes: the head moves with it."""
         self.offset = max(self.offset, offset)
         self.head = max(self.head, self.offset)
-        while self._arrivals and self._arrivals[0][0] <= self.offset:
-            self._arrivals.popleft()
+        self._arrivals.sent(self.offset)
 
     def hold(self, until_s: float) -> None:
         """The next event is held back by the pace until then: paced, not slow."""
@@ -235,6 +269,7 @@ class Cursor:
     @property
     def slow_at(self) -> float | None:
         """When this reader will be too slow if nothing more is sent; None at the head."""
-        if self._slow_s is None or not self._arrivals:
+        oldest_s = self._arrivals.oldest_s
+        if self._slow_s is None or oldest_s is None:
             return None
-        return max(self._arrivals[0][1], self._held_until_s) + self._slow_s
+        return max(oldest_s, self._held_until_s) + self._slow_s

@@ -7,7 +7,8 @@ to its wire, and is in one of two situations:
                inside the broker's callback, in the same turn of the loop, with no task.
 *catching up*  anywhere else: it holds at most a few events, and when the wire drains or the
                pace allows, it sends those and pulls what follows from the broker. A gap in
-               the pushes only makes a reader pull; it loses nothing.
+               the pushes only makes a reader pull; it loses nothing. While its wire takes
+               nothing and its hold is full it sleeps (`audience`): a push costs it nothing.
 
 Nothing here remembers events beyond that small hold: a slow client costs its own window in
 the broker and nothing else. Nothing polls: a reader waits on a push, a drain or a timer.
@@ -18,7 +19,7 @@ Open the hub with ``async with``: it owns the tasks that pull and report positio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
 from typing import Any
 
@@ -34,6 +35,7 @@ from forebay.broker import (
 from forebay.core.events import Ended, OutputEvent
 from forebay.core.kinds import Row
 from forebay.errors import ForebayError
+from forebay.gateway.audience import Audience
 from forebay.gateway.reader import AudioPace, Encode, Frame, Pacing, ReadAfter, Reader
 from forebay.gateway.wire import Wire
 
@@ -62,7 +64,7 @@ class Hub:
         self.broker = broker
         self.gateway_id = gateway_id
         self.clock = clock
-        self._readers: dict[str, list[Reader]] = {}
+        self._readers: dict[str, Audience] = {}
         self._listeners: dict[str, list[PushSink]] = {}
         # News of no job that is read here: who hears it, by its type.
         self._news: dict[type, list[Callable[[Any], None]]] = {StatePush: [], FreedPush: []}
@@ -89,7 +91,7 @@ class Hub:
     ) -> None:
         """Close every reader. Tasks in flight have `CLOSE_S` to end, then are cancelled."""
         for readers in list(self._readers.values()):
-            for reader in list(readers):
+            for reader in readers.everybody():
                 reader.close()
         if self._report_timer is not None:
             self._report_timer.cancel()
@@ -175,14 +177,17 @@ class Hub:
             share=share,
             read=read,
         )
-        self._readers.setdefault(job, []).append(reader)
+        readers = self._readers.get(job)
+        if readers is None:
+            readers = self._readers[job] = Audience(self.clock)
+        readers.add(reader)
         reader.start()
         return reader
 
     def drop(self, reader: Reader) -> None:
         """Forget a reader that has closed itself. Called by `Reader.close`."""
         readers = self._readers.get(reader.job)
-        if readers is not None and reader in readers:
+        if readers is not None:
             readers.remove(reader)
             if not readers:
                 del self._readers[reader.job]
@@ -205,6 +210,14 @@ class Hub:
     def _drained(self, wire: Wire) -> None:
         for reader in self._draining.pop(id(wire), []):
             reader.pump()
+
+    def rest(self, reader: Reader) -> None:
+        """``reader`` waits for its wire and can hold no more: spare it the pushes."""
+        self._readers[reader.job].rest(reader)
+
+    def wake(self, reader: Reader) -> None:
+        """``reader`` sends again. Idempotent."""
+        self._readers[reader.job].wake(reader)
 
     def readers(self, job: str) -> int:
         """How many readers of ``job`` are open here."""
@@ -244,17 +257,11 @@ class Hub:
                 tell(push)
             return
         readers = self._readers.get(push.job)
-        if readers:
+        if readers is not None:
             if isinstance(push, OutputPush):
-                if len(readers) == 1:  # frames are shared by several, or by nobody
-                    readers[0].offer(push)
-                else:
-                    shared: dict[tuple[Hashable, int], Sequence[Frame]] = {}
-                    for reader in tuple(readers):
-                        reader.offer(push, shared)
+                readers.offer(push)
             else:
-                for reader in tuple(readers):
-                    reader.hear(push)
+                readers.hear(push)
         for sink in tuple(self._listeners.get(push.job, ())):
             try:
                 sink(push)

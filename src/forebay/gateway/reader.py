@@ -97,7 +97,6 @@ class Reader:
     __slots__ = (
         "_at",
         "_encode",
-        "_epoch",
         "_held",
         "_held_bytes",
         "_hub",
@@ -115,7 +114,9 @@ class Reader:
         "_row",
         "_share",
         "_timer",
+        "_waiting",
         "closed",
+        "epoch",
         "job",
         "wire",
     )
@@ -145,7 +146,7 @@ class Reader:
         self.job = job
         self.wire = wire
         self.closed = False
-        self._epoch = epoch
+        self.epoch = epoch
         self._mark = mark
         self._more = False  # the last pull was a full page: the head is not known
         self._encode = encode
@@ -163,6 +164,7 @@ class Reader:
         self._pulling: asyncio.Task[None] | None = None
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
+        self._waiting = False  # the wire takes nothing; its drain or the slow rule comes next
 
     # ------------------------------------------------------------------ beginning
 
@@ -173,7 +175,7 @@ class Reader:
         at_head = getattr(self._hub.broker, "at_head", None)
         if at_head is None or self._mark is not None or self._read_room is not None:
             self._pull()
-        elif not at_head(self.job, self.cursor, self._epoch):
+        elif not at_head(self.job, self.cursor, self.epoch):
             self._pull()
 
     def _cursor_at(self, offset: int) -> Cursor:
@@ -201,6 +203,11 @@ class Reader:
 
     # --------------------------------------------------------------------- pushes
 
+    @property
+    def hears(self) -> bool:
+        """Whether it wants to `hear` what is not output."""
+        return self._on_push is not None
+
     def hear(self, push: GatewayPush) -> None:
         if self._on_push is not None and not self.closed:
             self._on_push(push)
@@ -209,7 +216,7 @@ class Reader:
         """Take a push: send it now if this reader is live, hold it, or only note the head."""
         if self.closed:
             return
-        if push.epoch != self._epoch:  # perhaps without events: only to say so
+        if push.epoch != self.epoch:  # perhaps without events: only to say so
             self._reset(StateLost(f"the output of job {self.job} was lost by the store"))
             return
         if not push.events:
@@ -219,11 +226,15 @@ class Reader:
             self.pump(shared, push.events[0])
             return
         self._at.arrived(first, last, self._hub.clock())
-        if self._pulling is None:
-            for event in push.events:
-                if event.offset > self._tail and not self._hold(event):
-                    break
-        self.pump(shared)
+        full = self._pulling is None and not self._hold_all(push.events)
+        if not self._waiting:
+            self.pump(shared)
+        elif full:
+            self._hub.rest(self)
+
+    def missed(self, last: int, when: float) -> None:
+        """While it slept the stream grew to ``last``."""
+        self._at.arrived(self._at.head + 1, last, when)
 
     def _passes(self, event: OutputEvent) -> bool:
         """Whether ``event`` may go straight from its push to the wire: the usual case, and
@@ -241,6 +252,10 @@ class Reader:
     def _tail(self) -> int:
         """The last offset sent or held."""
         return self._held[-1].offset if self._held else self._at.offset
+
+    def _hold_all(self, events: Sequence[OutputEvent]) -> bool:
+        """Take those that are new; False once one is not the next or there is no room."""
+        return all(event.offset <= self._tail or self._hold(event) for event in events)
 
     def _hold(self, event: OutputEvent) -> bool:
         """Take ``event`` if it is the next one and there is room."""
@@ -310,6 +325,9 @@ class Reader:
                 self._at.hold(due)
                 self._timer = self._hub.call_at(due, self.pump)
                 return False
+        if self._waiting:
+            self._waiting = False
+            self._hub.wake(self)
         return True
 
     def _blocked(self, now: float) -> None:
@@ -318,6 +336,7 @@ class Reader:
             self.close()
             self._on_slow(self)
             return
+        self._waiting = True
         self._hub.wait_drain(self)
         if slow_at is not None:
             self._timer = self._hub.call_at(slow_at, self.pump)
@@ -391,9 +410,9 @@ class Reader:
         broker = self._hub.broker
         if self._mark is None:
             read = self._read_room or broker.read_after
-            return await read(self.job, self.cursor, epoch=self._epoch, limit=HOLD_EVENTS)
+            return await read(self.job, self.cursor, epoch=self.epoch, limit=HOLD_EVENTS)
         view = await broker.status(self.job)
-        if view.epoch != self._epoch:
+        if view.epoch != self.epoch:
             raise StateLost(f"the output of job {self.job} was lost by the store")
         events = await broker.read_after_mark(self.job, *self._mark, limit=HOLD_EVENTS)
         # Nothing after the mark means that the reader stands at the head; the head was asked
@@ -404,9 +423,7 @@ class Reader:
 
     def _take(self, events: list[OutputEvent]) -> None:
         self._at.arrived(events[0].offset, events[-1].offset, self._hub.clock())
-        for event in events:
-            if not self._hold(event):
-                break
+        self._hold_all(events)
 
     def _reset(self, error: ForebayError) -> None:
         self.close()

@@ -1,8 +1,8 @@
 """The broker contract: what gateways and workers may ask, and what they are promised.
 
 One contract, two homes: `broker.local.LocalBroker` (plain structures in the gateway's
-process; workers attach through `broker.link`) and, later, Redis. One suite,
-``tests/contract``, runs on all of them.
+process; workers attach through `broker.link`) and `broker.redis.RedisBroker`. One suite,
+``tests/contract``, runs on both.
 
 Promises that hold for every implementation:
 
@@ -340,6 +340,15 @@ class GatewayBroker(Protocol):
         """Count ``tenant``'s audio: each job of ``totals`` has brought so many seconds in all,
         at whatever gateway; less than is known is no news, so saying it twice counts once.
         Returns what came within the hour, from all gateways."""
+
+    async def keep_ticket(self, ticket: str, holder: str, *, life_s: float, limit: int) -> None:
+        """Remember for ``life_s``, at every gateway, on whose behalf whoever shows ``ticket``
+        (a digest: the store never sees the ticket) may come. Of more than ``limit`` the
+        oldest go."""
+
+    async def take_ticket(self, ticket: str) -> str | None:
+        """The holder of a ticket, which is used up by asking, whichever gateway asks. None:
+        it is unknown, used or expired."""
 
     def pools(self, kind: str = "") -> list[PoolView]:
         """What serves now, of one kind or of all, from memory: cheap, for every request."""

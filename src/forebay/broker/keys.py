@@ -61,6 +61,8 @@ SUFFIX = {
     "names": "names",  # hash: tenant, dialect, client's word -> job
     "tenants": "tenants",  # hash: tenant -> live jobs
     "audio": "aud:",  # hash of a tenant: minute -> milliseconds of audio that came in it
+    "tickets": "tks",  # zset: a ticket's digest -> its end (server ms)
+    "holder": "tk:",  # string of a ticket's digest: on whose behalf its holder comes
     "jobs": "jobs",  # zset: every job by age
     "dead": "dead",  # zset: dead letters by age
     "letter": "dl:",  # hash: a dead letter

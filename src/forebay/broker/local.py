@@ -38,6 +38,7 @@ from forebay.broker.local_restore import restore
 from forebay.broker.local_rooms import LocalRooms
 from forebay.broker.local_state import Entry, PipeRecord
 from forebay.broker.local_workers import WorkerSide
+from forebay.broker.tickets import TicketShelf
 from forebay.broker.timers import CallLater, loop_call_later
 from forebay.core.audio_quota import AudioBook, Slots
 from forebay.core.events import Consumed, Ended, InputItem, OutputEvent, blobs_of
@@ -101,6 +102,7 @@ class LocalBroker:
         self._workers = WorkerSide(core)
         self._intake = Intake(core)
         self._book = AudioBook()
+        self._tickets = TicketShelf()
         self._closed = False
         if journal is not None:
             restore(core, journal)
@@ -361,6 +363,13 @@ class LocalBroker:
 
     async def audio(self, tenant: str, totals: Mapping[str, float]) -> Slots:
         return self._book.count(tenant, totals, self._core.clock())
+
+    async def keep_ticket(self, ticket: str, holder: str, *, life_s: float, limit: int) -> None:
+        now = self._core.clock()
+        self._tickets.keep(ticket, holder, until_s=now + life_s, limit=limit, now=now)
+
+    async def take_ticket(self, ticket: str) -> str | None:
+        return self._tickets.take(ticket, self._core.clock())
 
     def pools(self, kind: str = "") -> list[PoolView]:
         now, pools = self._core.clock(), self._core.pools.values()

@@ -23,6 +23,7 @@ from forebay.broker.affinity import What
 from forebay.broker.keys import channel, prefix
 from forebay.broker.local_base import Settings
 from forebay.broker.redis_address import RedisUrl, parse_url
+from forebay.broker.redis_books import RedisBooks
 from forebay.broker.redis_checks import RedisOptions, prepare
 from forebay.broker.redis_client import Server, Store
 from forebay.broker.redis_follow import Follower
@@ -45,7 +46,6 @@ from forebay.broker.redis_wire import (
     words_of,
 )
 from forebay.core.admission import JobFacts, refuse_job
-from forebay.core.audio_quota import Slots
 from forebay.core.events import Ended, InputItem, OutputEvent, blobs_of
 from forebay.core.job import remaining_input
 from forebay.core.spec import JobSpec, JobView, PipeSpec, PoolView, QueuePlace, WorkerView
@@ -103,7 +103,7 @@ async def open_gateway_broker(
     return broker
 
 
-class RedisBroker:
+class RedisBroker(RedisBooks):
     """`GatewayBroker` on Redis. Must be made inside the event loop.
 
     ``ids``: 128 random bits in hex; ``jitter``: 0..1. ``drop_blobs``: removes the files that
@@ -559,11 +559,6 @@ class RedisBroker:
         return [state.spec() for state in _pipes(answer)]
 
     # ----------------------------------------------------------------------- looking
-
-    async def audio(self, tenant: str, totals: Mapping[str, float]) -> Slots:
-        request = {"tenant": tenant, "totals": {j: round(1000 * s) for j, s in totals.items()}}
-        slots = await self._store.call("audio", request, again=True)
-        return [(age / 1000, ms / 1000) for age, ms in zip(slots[::2], slots[1::2], strict=True)]
 
     def pools(self, kind: str = "") -> list[PoolView]:
         return [view for view in self._picture.pools() if not kind or view.kind == kind]

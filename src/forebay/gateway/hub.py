@@ -177,12 +177,15 @@ class Hub:
             share=share,
             read=read,
         )
-        readers = self._readers.get(job)
+        self._seat(reader)
+        return reader
+
+    def _seat(self, reader: Reader) -> None:
+        readers = self._readers.get(reader.job)
         if readers is None:
-            readers = self._readers[job] = Audience(self.clock)
+            readers = self._readers[reader.job] = Audience(self.clock)
         readers.add(reader)
         reader.start()
-        return reader
 
     def drop(self, reader: Reader) -> None:
         """Forget a reader that has closed itself. Called by `Reader.close`."""

@@ -53,7 +53,8 @@ async def two_passes(socket: web.WebSocketResponse, hello: dict[str, object]) ->
             seconds += 1
             await socket.send_json({"mode": "2pass-online", "text": f"p{seconds} "})
         else:
-            assert msgspec.json.decode(message.data) == {"is_speaking": False}
+            said = msgspec.json.decode(message.data)
+            assert said == {"is_speaking": False, "is_end": True}
             text = f"all {seconds} for {hello['hotwords']}"
             await socket.send_json({"mode": "2pass-offline", "text": text, "is_final": True})
 
@@ -104,6 +105,63 @@ async def test_a_final_amid_speech_leaves_the_newest_sound_to_a_new_attempt() ->
         await until_said(session)
         assert await step(engine, session) == [Final(text="one", start=0, end=16_000 - 11_200)]
         await engine.close(session)
+
+
+@pytest.mark.parametrize("python", [True, False], ids=["python", "c++"])
+async def test_what_was_on_its_way_at_the_end_is_not_the_last_word(python: bool) -> None:
+    async def talk(socket: web.WebSocketResponse, hello: dict[str, object]) -> None:
+        async def say(mode: str, text: str, last: bool = False) -> None:
+            final = not last if python else last
+            await socket.send_json({"mode": f"2pass-{mode}", "text": text, "is_final": final})
+
+        await socket.receive()
+        await say("online", "one")
+        await socket.receive()  # the end, which it has not looked at yet
+        await say("offline", "One.")
+        await asyncio.sleep(0.05)
+        await say("online", " tw")
+        await say("online", "o")
+        await asyncio.sleep(0.05)
+        await say("offline", " Two.", last=True)
+        await socket.receive()
+
+    async with serving(talk) as engine:
+        session = await engine.open({"partials": False}, Resume())
+        await step(engine, session, SECOND)
+        await until_said(session)
+        found = await step(engine, session, End())
+        assert [event.text for event in found if isinstance(event, Final)] == ["One.", " Two."]
+        assert session.line is None
+
+
+async def test_a_server_that_marks_no_last_word_is_not_waited_for_long() -> None:
+    async def talk(socket: web.WebSocketResponse, hello: dict[str, object]) -> None:
+        await socket.receive()
+        await socket.send_json({"mode": "2pass-online", "text": "one"})
+        await socket.receive()
+        await socket.send_json({"mode": "2pass-offline", "text": "One."})
+        await socket.receive()
+
+    async with serving(talk, timeout_s=600) as engine:
+        session = await engine.open({"partials": False}, Resume())
+        await step(engine, session, SECOND)
+        await until_said(session)
+        async with asyncio.timeout(30):
+            found = await step(engine, session, End())
+        assert [event.text for event in found if isinstance(event, Final)] == ["One."]
+
+
+async def test_a_server_that_answers_the_end_itself_is_believed() -> None:
+    async def talk(socket: web.WebSocketResponse, hello: dict[str, object]) -> None:
+        await socket.receive()
+        await socket.receive()
+        await socket.send_json({"is_end": True, "is_final": True})
+        await socket.receive()
+
+    async with serving(talk, timeout_s=600) as engine:
+        session = await engine.open({}, Resume())
+        async with asyncio.timeout(30):
+            assert await step(engine, session, SECOND, End()) == []
 
 
 async def test_a_connection_that_breaks_is_an_error_of_this_session() -> None:

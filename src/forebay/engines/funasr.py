@@ -5,6 +5,12 @@ corrects the whole utterance at once; pieces become partials, the correction a f
 connection serves one session; it is made with the first sound after an end, so a session
 that is silent holds none.
 
+Which result is the last after an end, servers say in two ways. The one in C++ marks it with
+``is_final``; the one in Python sets that word in everything *but* what comes after the end
+(and its newer versions answer ``is_end``, which is asked for). Which one it is shows in what
+it says while somebody speaks; where neither shows, a correction after which nothing comes for
+`_MORE_S` was the last.
+
 The server says no exact position of what a final accounts for. Voice that began after the
 utterance must not be lost to a new attempt, so a final counts up to `_BEHIND_S` before the
 sound sent so far: less than the pause after which FunASR ends an utterance (0.8 s).
@@ -38,22 +44,31 @@ LIMITS = "what the server's models hear; a final says no exact times"
 _RATE = 16_000
 _BEHIND_S = 0.7
 _MESSAGE_BYTES = 1024 * 1024
+_MORE_S = 1.5
 _WAITING = 256  # messages read and not yet taken by a step; then the socket is read no further
 
 
 class _Said(msgspec.Struct):
-    """One result. ``mode``: 2pass-online (a piece), 2pass-offline or offline (the whole)."""
+    """One result. ``mode``: 2pass-online (a piece), 2pass-offline or offline (the whole).
+    ``is_end``: everything before the end was answered."""
 
     mode: str = ""
     text: str = ""
     is_final: bool = False
+    is_end: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return self.mode.endswith("offline")
 
 
 @dataclass(slots=True)
 class _Line:
-    """One connection, its reader, and what came over it."""
+    """One connection, its reader, and what came over it. ``final_amid``: whether results amid
+    speech call themselves final; None while there was none."""
 
     socket: aiohttp.ClientWebSocketResponse
+    final_amid: bool | None = None
     results: asyncio.Queue[_Said | None] = field(
         default_factory=lambda: asyncio.Queue(maxsize=_WAITING)
     )
@@ -206,6 +221,7 @@ class FunAsr:
             said = session.line.results.get_nowait()
             if said is None:
                 raise UpstreamCut("recogniser broke the connection")
+            session.line.final_amid = said.is_final
             events += _event(session, said, session.given - round(_BEHIND_S * _RATE))
         return events
 
@@ -214,19 +230,38 @@ class FunAsr:
         line = session.line
         if line is None:
             return
-        await self._send(line, '{"is_speaking": false}')
-        try:
-            async with asyncio.timeout(self._values["timeout_s"]):
-                while (said := await line.results.get()) is not None:
-                    for event in _event(session, said, session.given):
-                        yield event
-                    if said.is_final or said.mode.endswith("offline"):
-                        break
-        except TimeoutError:
-            raise UpstreamTimeout("recogniser sent no last text in time") from None
+        await self._send(line, '{"is_speaking": false, "is_end": true}')
+        corrected = False
+        while (said := await self._next(line, corrected and not session.open_text)) is not None:
+            for event in _event(session, said, session.given):
+                yield event
+            corrected |= said.whole
+            if _last(line, said):
+                break
         if session.open_text:  # it closed without correcting what it had said
             yield _final(session, session.open_text, session.given)
         await self.close(session)
+
+    async def _next(self, line: _Line, enough: bool) -> _Said | None:
+        """The next result after the end; None: there is none. ``enough``: there need be none.
+        Raises `UpstreamTimeout`."""
+        try:
+            async with asyncio.timeout(_MORE_S if enough else self._values["timeout_s"]):
+                return await line.results.get()
+        except TimeoutError:
+            if enough:
+                return None
+            raise UpstreamTimeout("recogniser sent no last text in time") from None
+
+
+def _last(line: _Line, said: _Said) -> bool:
+    """Whether this is the last result, after the end was said."""
+    if said.is_end:
+        return True
+    if not said.whole:
+        line.final_amid = said.is_final  # it was on its way before the end
+        return False
+    return line.final_amid is None or said.is_final is not line.final_amid
 
 
 async def _read(line: _Line) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -158,6 +159,31 @@ async def test_a_table_of_the_original_is_taken_over_with_its_rows(url: str) -> 
     async with History(url) as history:
         (found,) = await history.sessions("local", 20)
         assert (found.name, found.text, found.chunks) == ("old", "words", 2)
+
+
+OPENS = """
+import asyncio, sys
+from forebay.history.database import address, connect, migrate
+async def main():
+    sys.stdin.readline()
+    await migrate(connect(address(sys.argv[1])), create=True)
+asyncio.run(main())
+"""
+
+
+async def test_processes_that_open_a_new_database_at_once_take_turns(url: str) -> None:
+    openers = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", OPENS, url),
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        for _ in range(4)
+    ]
+    said = await asyncio.gather(*(opener.communicate(b"now\n") for opener in openers))
+    assert [opener.returncode for opener in openers] == [0] * 4, said
+    async with History(url) as history:
+        assert await history.sessions("local", 20) == []
 
 
 async def test_a_database_that_goes_away_delays_nobody(

@@ -25,6 +25,9 @@ HEAD = "0001"
 CALL_S = 5.0
 """A statement or a connection attempt may take so long."""
 
+TURN = 0x466F7265
+"""PostgreSQL's advisory lock of who makes the database or its tables."""
+
 
 def address(url: str) -> URL:
     """``url`` with the driver that is used here. Raises `ConfigError` without quoting it,
@@ -84,7 +87,8 @@ def _pragmas(connection: Any, record: Any) -> None:
 
 async def migrate(engine: AsyncEngine, *, create: bool = False) -> None:
     """Bring the tables up to date, in one transaction. ``create``: make the PostgreSQL
-    database first if it is not there. Raises `CannotBoot`."""
+    database first if it is not there. Of several processes that come at once one does it and
+    the others wait. Raises `CannotBoot`."""
     try:
         if create and engine.url.get_backend_name() == "postgresql":
             await _create(engine.url)
@@ -99,6 +103,12 @@ async def migrate(engine: AsyncEngine, *, create: bool = False) -> None:
 def _upgrade(connection: Connection) -> None:
     if _version(connection) == HEAD:
         return  # up to date, as nearly always: what can migrate need not be loaded
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": TURN})
+    else:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    if _version(connection) == HEAD:
+        return
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -127,6 +137,7 @@ async def _create(url: URL) -> None:
     try:
         async with engine.connect() as plain:
             connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
+            await connection.execute(sa.text("SELECT pg_advisory_lock(:turn)"), {"turn": TURN})
             found = await connection.scalar(
                 sa.text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": url.database}
             )

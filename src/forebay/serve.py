@@ -31,6 +31,7 @@ from forebay.config import (
     Setting,
     rows,
     table,
+    table_access,
     table_captions,
     table_cluster,
     table_images,
@@ -217,9 +218,13 @@ def gateway_options(config: Config, data_dir: Path) -> GatewayOptions:
     keys = config[table.KEYS_FILE] or data_dir / "keys.json"
     if config.is_set(table.KEYS_FILE) and not keys.is_file():
         raise ConfigError(f"server.keys_file is {keys}, which does not exist")
+    tokens = config[table_access.JWT_KEYS_FILE]
     return GatewayOptions(
         **{setting.key: config[setting] for setting in table.LIMITS},
         keys_file=str(keys) if keys.is_file() else None,
+        jwt_keys_file=str(tokens) if tokens is not None else None,
+        jwt_audience=config[table_access.JWT_AUDIENCE],
+        jwt_issuer=config[table_access.JWT_ISSUER],
         insecure_no_auth=config[table.INSECURE_NO_AUTH],
         allowed_hosts=_words(config, table.ALLOWED_HOSTS),
         allowed_origins=_words(config, table.ALLOWED_ORIGINS),

@@ -211,3 +211,7 @@ def test_the_reference_page_names_every_setting_and_alias():
     for setting in SETTINGS:
         assert f"`{setting.name}`" in page
         assert all(f"`{alias.name}`" in page for alias in setting.aliases)
+
+
+def test_every_setting_stands_on_the_page():
+    assert {setting.section for setting in table.SETTINGS} == set(table.SECTIONS)

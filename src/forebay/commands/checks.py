@@ -19,7 +19,7 @@ import psutil
 
 from forebay.choice import EngineChoice, choose, models_dir
 from forebay.commands.common import data_dir
-from forebay.config import SETTINGS, Config, table
+from forebay.config import SETTINGS, Config, table, table_access
 from forebay.core.kinds import Kind
 from forebay.engines import weights
 from forebay.engines.openai import open_upstreams
@@ -115,6 +115,9 @@ def _exposure(config: Config) -> Finding:
     keys = config[table.KEYS_FILE] or data_dir(config) / "keys.json"
     if keys.is_file():
         return Finding(name="address", state="ok", detail=f"{host}, with keys in {keys}")
+    tokens = config[table_access.JWT_KEYS_FILE]
+    if tokens is not None:
+        return Finding(name="address", state="ok", detail=f"{host}, with tokens by {tokens}")
     if config[table.INSECURE_NO_AUTH]:
         return Finding(
             name="address",

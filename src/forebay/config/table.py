@@ -11,6 +11,7 @@ from typing import Any
 
 from forebay.config import (
     declare,
+    table_access,
     table_captions,
     table_cluster,
     table_images,
@@ -37,6 +38,7 @@ _jobs = JobLimits()
 
 SECTIONS = {
     "server": "The process: where it listens, where it keeps things, who may use it.",
+    "access": "Signed tokens of another sign-in service, beside keys of our own.",
     "redis": "The store that several gateways share (`server.broker`), and what it must be.",
     "limits": "Bounds on what clients may send and hold. Each has a documented answer.",
     "log": "What is written to standard error.",
@@ -583,6 +585,7 @@ PARTS = (
     table_images,
     table_photos,
     table_text,
+    table_access,
     table_captions,
     table_kernel,
     table_log,

@@ -17,6 +17,7 @@ from forebay.gateway.access import header, listed_origin
 from forebay.gateway.auth import port_of
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.doors import Doors
+from forebay.gateway.expiry import ends_with_key
 from forebay.gateway.responses import (
     ErrorFace,
     Headers,
@@ -138,15 +139,16 @@ class GatewayApp:
             self.ctx.metrics.refuse(error.code)
             await _deny(scope, receive, send, error, request_id, face)
             return
-        if route.serves is None:
-            await self._ungated(route, scope, receive, send)
-            return
-        kind = route.serves[0]
-        try:
-            watched = self.doors.watch(scope, kind, receive)
-            await route.handler(scope, watched, send, self.ctx)
-        finally:
-            self.doors.leave(scope, kind)
+        with ends_with_key(scope):
+            if route.serves is None:
+                await self._ungated(route, scope, receive, send)
+                return
+            kind = route.serves[0]
+            try:
+                watched = self.doors.watch(scope, kind, receive)
+                await route.handler(scope, watched, send, self.ctx)
+            finally:
+                self.doors.leave(scope, kind)
 
     async def _ungated(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """A handler that may still refuse, until it has said anything."""

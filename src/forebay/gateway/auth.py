@@ -1,8 +1,8 @@
 """Who may do what: keys, tickets, and the one tenant of a machine without keys.
 
 On loopback whoever connects is ``local`` and may do everything, unless they show a key of
-ours, which then counts. Elsewhere a key is demanded: ``Authorization: Bearer fb_...``, a
-one-time ticket in the query of a WebSocket (browsers cannot set headers there), the cookie
+ours or a token we can check (`tokens`), which then counts. Elsewhere one of them is demanded:
+``Authorization: Bearer fb_...``, a one-time ticket in the query of a WebSocket (browsers cannot set headers there), the cookie
 of somebody who signed in to the console, or, on compat ports only, ``?api_key=`` as the
 originals took it.
 
@@ -29,6 +29,7 @@ from forebay.gateway.keys import PREFIX, SCOPES, KeyStore, valid_tenant
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import MAIN, Port, is_loopback
 from forebay.gateway.responses import Scope
+from forebay.gateway.tokens import TokenKeys, is_token
 
 __all__ = [
     "COOKIE",
@@ -40,6 +41,7 @@ __all__ = [
     "bearer",
     "port_of",
     "refuse_open_bind",
+    "token_keys",
 ]
 
 COOKIE = "forebay_key"
@@ -51,11 +53,13 @@ PUBLIC = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """On whose behalf a request is made. ``admin`` among the scopes implies all others."""
+    """On whose behalf a request is made. ``admin`` among the scopes implies all others.
+    ``until``: seconds since 1970 when the key or token ends; None: it does not."""
 
     tenant: str
     scopes: frozenset[str]
     key_id: str = ""
+    until: float | None = None
 
     def may(self, scope: str) -> bool:
         return scope == PUBLIC or scope in self.scopes or "admin" in self.scopes
@@ -116,6 +120,7 @@ class Auth:
         self.options = options
         self._clock, self._wall = clock, wall
         self.keys = KeyStore(Path(options.keys_file)) if options.keys_file else None
+        self.tokens = token_keys(options)
         self.tickets = Tickets(options.ticket_s, options.max_tickets, clock)
 
     def demands_key(self, port: Port) -> bool:
@@ -165,22 +170,35 @@ class Auth:
         if orchestrator and port.personality.compat and self.options.orch_api_key is not None:
             if shown is not None and _same(shown, self.options.orch_api_key):
                 return LOCAL
-            if shown is None or not shown.startswith(PREFIX):
+            if shown is None or not self._known(shown):
                 raise Unauthorized("this port asks for the orchestrator's api key")
             return self._by_key(shown)
-        if shown is not None and (demanded or shown.startswith(PREFIX)):
+        if shown is not None and (demanded or self._known(shown)):
             return self._by_key(shown)
         if demanded:
             raise Unauthorized("expected an api key: Authorization: Bearer fb_...")
         return self._keyless(scope)
 
+    def _known(self, shown: str) -> bool:
+        """Whether ``shown`` has the form of something we check, and not of another's secret
+        that a client sends everywhere."""
+        return shown.startswith(PREFIX) or (self.tokens is not None and is_token(shown))
+
     def _by_key(self, shown: str) -> Principal:
+        if self.tokens is not None and is_token(shown):
+            said = self.tokens.check(shown, clock=self._clock())
+            return Principal(tenant=said.tenant, scopes=said.scopes, until=said.until)
         record = None
         if self.keys is not None:
             record = self.keys.find(shown, now=self._wall(), clock=self._clock())
         if record is None:
             raise Unauthorized("api key is unknown, revoked or expired")
-        return Principal(tenant=record.tenant, scopes=frozenset(record.scopes), key_id=record.id)
+        return Principal(
+            tenant=record.tenant,
+            scopes=frozenset(record.scopes),
+            key_id=record.id,
+            until=record.expires,
+        )
 
     def _keyless(self, scope: Scope) -> Principal:
         if self.options.trust_client_tenant:
@@ -190,13 +208,22 @@ class Auth:
         return LOCAL
 
 
+def token_keys(options: GatewayOptions) -> TokenKeys | None:
+    """What checks tokens of another service, where the operator trusts one. Raises
+    `ConfigError`."""
+    if options.jwt_keys_file is None:
+        return None
+    path = Path(options.jwt_keys_file)
+    return TokenKeys(path, options.jwt_audience or "", options.jwt_issuer)
+
+
 def refuse_open_bind(addresses: Sequence[str], options: GatewayOptions) -> None:
     """Raise `CannotBoot` when others could reach this gateway without any key."""
     others = [address for address in addresses if not is_loopback(address)]
     if not others or options.insecure_no_auth:
         return
     keys = KeyStore(Path(options.keys_file)) if options.keys_file else ()
-    if len(keys) == 0:
+    if len(keys) == 0 and options.jwt_keys_file is None:
         raise CannotBoot(
             f"listening on {others[0]} would let others in without a key: "
             "make one with 'forebay keys create', or pass --insecure-no-auth",

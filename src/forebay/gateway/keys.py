@@ -30,6 +30,7 @@ __all__ = [
     "list_keys",
     "revoke",
     "rotate",
+    "stamp_of",
     "valid_tenant",
 ]
 
@@ -132,7 +133,7 @@ class KeyStore:
 
     def reload(self) -> None:
         """Read the file now, as on SIGHUP. Raises `ConfigError` and keeps the old keys."""
-        self._stamp = _stamp(self.path)
+        self._stamp = stamp_of(self.path)
         self._by_id = {record.id: record for record in list_keys(self.path)}
 
     def find(self, key: str, *, now: float, clock: float) -> KeyRecord | None:
@@ -140,7 +141,7 @@ class KeyStore:
         secret as for an unknown id. ``clock``: monotonic seconds."""
         if clock - self._looked_at >= 1.0:
             self._looked_at = clock
-            if _stamp(self.path) != self._stamp:
+            if stamp_of(self.path) != self._stamp:
                 self.reload()
         key_id = key[len(PREFIX) :].partition("_")[0] if key.startswith(PREFIX) else ""
         record = self._by_id.get(key_id)
@@ -196,7 +197,8 @@ def _find(file: _File, key_id: str) -> tuple[int, KeyRecord]:
     raise NotFound("no key of that id")
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def stamp_of(path: Path) -> tuple[int, int, int] | None:
+    """By which a changed file is known; None: there is none."""
     try:
         facts = path.stat()
     except FileNotFoundError:

@@ -50,6 +50,7 @@ from forebay.gateway.endpoints import routes
 from forebay.gateway.gate import raise_fd_limit
 from forebay.gateway.hub import Hub
 from forebay.gateway.keeping import BlobPlace, open_history, open_place
+from forebay.gateway.keys import KeyStore
 from forebay.gateway.leaving import drain
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
@@ -58,6 +59,7 @@ from forebay.gateway.pipes import adopt, adopting
 from forebay.gateway.rooms import RoomOptions, Rooms
 from forebay.gateway.rooms_metrics import RoomsCollector
 from forebay.gateway.server import GatewayServer
+from forebay.gateway.tokens import TokenKeys
 from forebay.history import HistoryOptions
 from forebay.log_file import LogPlace
 from forebay.process import EXIT_CANNOT_BOOT, die_with_parent, settle_heap
@@ -288,14 +290,10 @@ class _Gateway:
 
     def reload_keys(self) -> None:
         """Read the key file again; a damaged one leaves the old keys in force."""
-        if self.ctx.auth.keys is None:
-            return
-        try:
-            self.ctx.auth.keys.reload()
-        except ConfigError as error:
-            log.error("keys.not_reloaded", reason=error.message)
-        else:
-            log.info("keys.reloaded", keys=len(self.ctx.auth.keys))
+        auth = self.ctx.auth
+        for held in (auth.keys, auth.tokens):
+            if held is not None:
+                _reload(held)
 
     def warn_if_open(self, addresses: list[str]) -> None:
         """Say once a minute that anyone may use this gateway, while that is so."""
@@ -426,3 +424,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop
 
     return uvloop.new_event_loop
+
+
+def _reload(held: KeyStore | TokenKeys) -> None:
+    try:
+        held.reload()
+    except ConfigError as error:
+        log.error("keys.not_reloaded", reason=error.message)
+    else:
+        log.info("keys.reloaded", file=held.path.name, keys=len(held))

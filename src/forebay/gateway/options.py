@@ -93,6 +93,10 @@ class GatewayOptions:
     keys_file: str | None = None
     require_key: bool | None = None
     """None: required off loopback, and wherever `allowed_hosts` says others get here."""
+    jwt_keys_file: str | None = None
+    """Keys of another service, whose signed tokens are taken in place of a key of ours."""
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
     insecure_no_auth: bool = False
     allowed_hosts: tuple[str, ...] = ()
     """Names (without port) beside this machine's own that a Host header may carry; ``*`` any."""

@@ -2,9 +2,9 @@
 
 On loopback whoever connects is ``local`` and may do everything, unless they show a key of
 ours or a token we can check (`tokens`), which then counts. Elsewhere one of them is demanded:
-``Authorization: Bearer fb_...``, a one-time ticket in the query of a WebSocket (browsers cannot set headers there), the cookie
-of somebody who signed in to the console, or, on compat ports only, ``?api_key=`` as the
-originals took it.
+``Authorization: Bearer fb_...``, a one-time ticket in the query of a WebSocket (browsers cannot
+set headers there), the cookie of somebody who signed in to the console, or, on compat ports
+only, ``?api_key=`` as the originals took it.
 
 The cookie is the key itself: every gateway knows it, and revoking the key ends it. No script
 can read it (HttpOnly), no other site can send it (SameSite=Strict), and it counts only where

@@ -100,17 +100,17 @@ export class SpeechSession {
       type: "start", session_id: this.#sessionId, audio_format: "pcm16_wav",
       sample_rate: this.sampleRate, channels: this.channels, ...this.extra,
     });
-    const ack = await this.line.receive();
-    if (ack === null) throw new ForebayError("unreachable", "the connection ended before start was answered");
-    if (ack.type === "error") throw ForebayError.of(ack);
-    const again = this.#known;
-    this.#known = true;
-    if (again) {
+    if (this.#known) {
+      // In the same breath: a server that hears nothing goes on where it believes us to be.
       this.line.send({
         type: "resume", session_id: this.#sessionId,
         last_unit_index_received: this.#nextUnit - this.#base - 1,
       });
     }
+    const ack = await this.line.receive();
+    if (ack === null) throw new ForebayError("unreachable", "the connection ended before start was answered");
+    if (ack.type === "error") throw ForebayError.of(ack);
+    this.#known = true;
     this.#resend(ack);
     this.#ready = true;
   }

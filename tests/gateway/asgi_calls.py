@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
+from forebay.broker.tickets import TicketShelf
 from forebay.core.kinds import Kind
 from forebay.core.spec import LoadStage, PoolView, QueuePlace
 from forebay.gateway.app import GatewayApp
@@ -46,9 +47,18 @@ LISTENING = PoolView(
 
 @dataclass
 class Pools:
-    """As much of a broker as health and metrics look at."""
+    """As much of a broker as health, metrics and tickets look at."""
 
     views: list[PoolView] = field(default_factory=lambda: [READY, LISTENING])
+    shelf: TicketShelf = field(default_factory=TicketShelf)
+    now: float = 0.0
+
+    async def keep_ticket(self, ticket: str, holder: str, *, life_s: float, limit: int) -> None:
+        until = self.now + life_s
+        self.shelf.keep(ticket, holder, until_s=until, limit=limit, now=self.now)
+
+    async def take_ticket(self, ticket: str) -> str | None:
+        return self.shelf.take(ticket, self.now)
 
     def pools(self, kind: str = "") -> list[PoolView]:
         return [view for view in self.views if not kind or view.kind == kind]

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from asgi_calls import application, call, context
+from asgi_calls import Pools, application, call, context
 
-from forebay.errors import CannotBoot, NotFound, Unauthorized
+from forebay.errors import CannotBoot, Forbidden, NotFound
 from forebay.gateway import keys
-from forebay.gateway.auth import LOCAL, PUBLIC, Auth, Tickets, refuse_open_bind
+from forebay.gateway.auth import PUBLIC, Auth, Principal, refuse_open_bind
 from forebay.gateway.endpoints import routes
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import MAIN, PERSONALITIES, Personality
@@ -240,18 +240,43 @@ async def test_a_ticket_opens_one_websocket_for_its_tenant(keyed: Keyed) -> None
     assert bare.status == 401
 
 
-def test_tickets_expire_and_are_bounded() -> None:
-    now = [0.0]
-    tickets = Tickets(30.0, 3, lambda: now[0])
-    first = tickets.issue(LOCAL)
-    rest = [tickets.issue(LOCAL) for _ in range(3)]
-    with pytest.raises(Unauthorized):
-        tickets.redeem(first)  # the oldest made room
-    assert tickets.redeem(rest[0]) == LOCAL
-    now[0] = 30.0
-    with pytest.raises(Unauthorized):
-        tickets.redeem(rest[1])
-    assert len(tickets._held) <= 3
+async def test_a_ticket_stands_for_its_key_at_every_gateway_for_half_a_minute(
+    tmp_path: Path,
+) -> None:
+    _, key = keys.create(tmp_path / "k", tenant="acme", now=0.0)
+    options, broker = GatewayOptions(keys_file=str(tmp_path / "k")), Pools()
+    one = application(context(options, broker))
+    other = application(context(options, broker), stubs())
+
+    async def ticket() -> str:
+        headers = {"authorization": f"Bearer {key}"}
+        made = await call(one, "/api/ticket", method="POST", headers=headers, loopback=False)
+        return f"/tts?ticket={made.json['ticket']}"
+
+    async def shown(path: str, **facts: Any) -> int:
+        return (await call(other, path, method="WEBSOCKET", loopback=False, **facts)).status
+
+    path = await ticket()
+    assert await shown(path, headers={"host": "gw.example", "origin": "http://evil.example"}) == 403
+    assert [await shown(path), await shown(path)] == [101, 401]
+    late = await ticket()
+    broker.now += 30.0
+    assert await shown(late) == 401
+
+
+async def test_a_ticket_is_used_up_once_however_often_its_connection_is_asked_about() -> None:
+    ctx = context(GatewayOptions(require_key=True))
+    holder = Principal(tenant="acme", scopes=frozenset({"room:view"}), key_id="k", until=9e9)
+    ticket = await ctx.tickets.issue(holder)
+    scope = {
+        "type": "websocket",
+        "headers": [(b"host", b"127.0.0.1")],
+        "query_string": f"room=R&ticket={ticket}".encode(),
+    }
+    await ctx.tickets.redeem(scope, ctx.auth)
+    assert [ctx.auth.check(scope, "room:view") for _ in range(3)] == [holder] * 3
+    with pytest.raises(Forbidden):
+        ctx.auth.check(scope, "room:publish")
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ class GatewayApp:
                 "WEBSOCKET", scope["path"], port_of(scope).personality.name
             )
             face = route.errors
+            await self.ctx.tickets.redeem(scope, self.ctx.auth)
             self._admit(scope, route, variables)
             if route.serves is not None:
                 await self.doors.enter(scope, *route.serves)

@@ -14,9 +14,7 @@ no page but our own can have asked: see `_cookie`.
 from __future__ import annotations
 
 import hmac
-import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -35,9 +33,9 @@ __all__ = [
     "COOKIE",
     "LOCAL",
     "PUBLIC",
+    "TICKET",
     "Auth",
     "Principal",
-    "Tickets",
     "bearer",
     "port_of",
     "refuse_open_bind",
@@ -49,6 +47,10 @@ COOKIE = "forebay_key"
 
 PUBLIC = ""
 """The scope of routes that anyone may call: health, and the console's own files."""
+
+
+TICKET = "forebay.ticket"
+"""In the scope of a WebSocket that showed a ticket: its holder, where it was good (`tickets`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,32 +80,6 @@ def port_of(scope: Scope) -> Port:
     return Port(MAIN, is_loopback(str(server[0])))
 
 
-class Tickets:
-    """One-time stand-ins for a key, good for ``life_s``. At most ``limit``; the oldest go."""
-
-    def __init__(self, life_s: float, limit: int, clock: Callable[[], float]) -> None:
-        self.life_s, self._limit, self._clock = life_s, limit, clock
-        self._held: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
-
-    def issue(self, principal: Principal) -> str:
-        now = self._clock()
-        while self._held:
-            oldest, (until, _) = next(iter(self._held.items()))
-            if until > now and len(self._held) < self._limit:
-                break
-            del self._held[oldest]
-        ticket = "fbt_" + secrets.token_hex(24)
-        self._held[ticket] = (now + self.life_s, principal)
-        return ticket
-
-    def redeem(self, ticket: str) -> Principal:
-        """Whom the ticket was for; it is used up. Raises `Unauthorized`."""
-        until, principal = self._held.pop(ticket, (0.0, LOCAL))
-        if until <= self._clock():
-            raise Unauthorized("ticket is unknown, used or expired")
-        return principal
-
-
 class Auth:
     """Decides for each request who makes it and whether they may.
 
@@ -121,7 +97,6 @@ class Auth:
         self._clock, self._wall = clock, wall
         self.keys = KeyStore(Path(options.keys_file)) if options.keys_file else None
         self.tokens = token_keys(options)
-        self.tickets = Tickets(options.ticket_s, options.max_tickets, clock)
 
     def demands_key(self, port: Port) -> bool:
         """Whether requests on this port must show a key."""
@@ -160,7 +135,10 @@ class Auth:
     def _identify(self, scope: Scope, port: Port, orchestrator: bool) -> Principal:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=100)
         if "ticket" in query and scope["type"] == "websocket":
-            return self.tickets.redeem(query["ticket"][0])
+            holder: Principal | None = scope.get(TICKET)
+            if holder is None:
+                raise Unauthorized("ticket is unknown, used or expired")
+            return holder
         shown = bearer(scope)
         demanded = self.demands_key(port)
         if shown is None and demanded:

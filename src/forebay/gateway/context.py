@@ -27,6 +27,7 @@ from forebay.gateway.notebooks import Notebooks
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
 from forebay.gateway.rooms import Rooms
 from forebay.gateway.scribe import Scribe
+from forebay.gateway.tickets import Tickets
 
 __all__ = [
     "ChatOptions",
@@ -80,13 +81,14 @@ class OperationOptions:
     """Manners of `/send_operation`. ``flush_interval_ms`` 0: text leaves at once; otherwise
     the older rule, with ``flush_items`` pieces and never more than ``flush_cap`` waiting.
     ``heartbeat_s``: silence after which a blank line is sent; 0: never. ``concurrency``:
-    operations under way at once."""
+    operations under way at once. ``compress``: of this and every other stream of text."""
 
     flush_interval_ms: float = 0.0
     flush_items: int = 15
     flush_cap: int = 20
     heartbeat_s: float = 15.0
     concurrency: int = 1000
+    compress: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +152,11 @@ class GatewayContext:
 
     audio: AudioDoor = field(init=False)
     """Quotas of audio."""
+    tickets: Tickets = field(init=False)
+    """One-time tickets of the broker's gateways."""
 
     def __post_init__(self) -> None:
+        self.tickets = Tickets(self.broker, self.options.ticket_s, self.options.max_tickets)
         shared = self.recognition.audio.tenant_s is not None
         book = (self.broker.audio, self.hub.spawn) if shared else None
         self.audio = AudioDoor(self.recognition.audio, self.clock, book)

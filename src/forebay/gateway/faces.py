@@ -214,7 +214,7 @@ async def ticket(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     """``POST /api/ticket``: a one-time stand-in for the caller's key, for a WebSocket
     opened by a browser as ``?ticket=``."""
     principal: Principal = scope["forebay.principal"]
-    made = ctx.auth.tickets.issue(principal)
+    made = await ctx.tickets.issue(principal)
     await reply_json(send, {"ticket": made, "expires_s": ctx.options.ticket_s})
 
 

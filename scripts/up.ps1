@@ -24,12 +24,17 @@ $lines = Get-Content ".env" | ForEach-Object {
 New-Item -ItemType Directory -Force "..\..\models" | Out-Null
 docker compose @gpuArguments build
 if ($LASTEXITCODE -ne 0) { throw "the images could not be built" }
-$keys = docker compose run --rm --no-deps -T gateway-a keys list 2>$null
-if (-not ($keys | Select-String "gw_")) {
-    Write-Host "an API key, shown once:"
-    docker compose run --rm --no-deps -T gateway-a keys create --scope admin
-    docker compose run --rm --no-deps -T --entrypoint sh gateway-a -c 'forebay keys create --scope admin --name prometheus | grep -o "gw_[A-Za-z0-9_-]*" | tail -1 > /data/prometheus.key'
+function Invoke-Container([string]$command) {
+    docker compose run --rm --no-deps -T --entrypoint sh gateway-a -c $command
 }
+# Without double quotes: PowerShell before 7.3 loses them on the way to a program.
+Invoke-Container '[ -s $FOREBAY_SERVER_KEYS_FILE ]'
+if ($LASTEXITCODE -ne 0) {
+    Write-Host "an API key, shown once:"
+    Invoke-Container 'forebay keys create --scope admin'
+}
+Invoke-Container 'f=$FOREBAY_SERVER_DATA_DIR/prometheus.key; [ -s $f ] || forebay keys create --scope admin prometheus > $f'
+if ($LASTEXITCODE -ne 0) { throw "no API key could be made" }
 docker compose @gpuArguments up -d
 if ($LASTEXITCODE -ne 0) { throw "not everything started: docker compose ps" }
 Write-Host "http://localhost/  (Grafana: http://localhost:3001/)"

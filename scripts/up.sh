@@ -20,11 +20,11 @@ done
 
 mkdir -p ../../models
 docker compose "${profile[@]}" build
-if ! docker compose run --rm --no-deps -T gateway-a keys list 2>/dev/null | grep -q gw_; then
+container() { docker compose run --rm --no-deps -T --entrypoint sh gateway-a -c "$1"; }
+if ! container '[ -s "$FOREBAY_SERVER_KEYS_FILE" ]'; then
   echo "an API key, shown once:"
-  docker compose run --rm --no-deps -T gateway-a keys create --scope admin
-  docker compose run --rm --no-deps -T --entrypoint sh gateway-a -c \
-    'forebay keys create --scope admin --name prometheus | grep -o "gw_[A-Za-z0-9_-]*" | tail -1 > /data/prometheus.key'
+  container 'forebay keys create --scope admin'
 fi
+container 'f=$FOREBAY_SERVER_DATA_DIR/prometheus.key; [ -s "$f" ] || forebay keys create --scope admin prometheus > "$f"'
 docker compose "${profile[@]}" up -d
 echo "http://localhost:$(grep '^HTTP_PORT=' .env | cut -d= -f2)/  (Grafana: http://localhost:3001/)"

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ import yaml
 from forebay.config.service_files import STOP_GRACE_S
 from forebay.config.table import DRAIN_S
 from forebay.gateway.endpoints import routes
+from forebay.gateway.gate import Gate
+from forebay.gateway.keys import KeyStore
+from forebay.gateway.metrics import GatewayMetrics
+from forebay.gateway.options import GatewayOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -79,6 +84,78 @@ def test_the_start_scripts_are_sound():
     passes("bash", "-n", ROOT / "scripts/up.sh")
     text = (ROOT / "scripts/up.ps1").read_text()
     assert text.count("{") == text.count("}") and text.count("(") == text.count(")")
+
+
+DOCKER = """#!/bin/bash
+# What scripts/up.sh asks of docker, done here: a container is this machine.
+[ "$1" = compose ] && shift
+while [ "$1" = --profile ]; do shift 2; done
+case "$1" in
+  run)
+    while [ "$1" != gateway-a ]; do shift; done
+    exec sh "${@:2}" ;;
+  *) echo "$@" >> "$CALLS" ;;
+esac
+"""
+
+
+def test_a_first_start_makes_two_keys_and_the_next_one_none(tmp_path):
+    for name in ("scripts/up.sh", "deploy/compose/.env.example"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "bin").mkdir()
+    docker = tmp_path / "bin/docker"
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    data = tmp_path / "data"
+    data.mkdir()
+    env = {
+        "PATH": f"{tmp_path}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "CALLS": str(tmp_path / "calls"),
+        "FOREBAY_SERVER_DATA_DIR": str(data),
+        "FOREBAY_SERVER_KEYS_FILE": str(data / "keys.json"),
+    }
+    made = []
+    for _ in range(2):
+        run = subprocess.run(
+            ["bash", str(tmp_path / "scripts/up.sh")],
+            env=env, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stdout + run.stderr
+        made.append(re.findall(r"fb_\w+", run.stdout))
+    assert [len(keys) for keys in made] == [1, 0]
+    store = KeyStore(data / "keys.json")
+    assert len(store) == 2
+    for key in (made[0][0], (data / "prometheus.key").read_text().strip()):
+        found = store.find(key, now=time.time(), clock=0.0)
+        assert found is not None and "admin" in found.scopes
+    secrets = re.findall(
+        r"^(\w+_PASSWORD)=(\w+)$", (tmp_path / "deploy/compose/.env").read_text(), re.M
+    )
+    assert len({secret for _, secret in secrets}) == 3
+    assert (tmp_path / "calls").read_text().count("up -d") == 2
+
+
+def test_both_start_scripts_do_the_same_in_the_container():
+    said = {
+        name: re.findall(r"ontainer '(.*)'", (ROOT / "scripts" / name).read_text())
+        for name in ("up.sh", "up.ps1")
+    }
+    assert len(said["up.ps1"]) == 3
+    assert [line.replace('"', "") for line in said["up.sh"]] == said["up.ps1"]
+
+
+def test_hundreds_of_people_fit_through_one_proxy():
+    compose = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
+    chart = yaml.safe_load((DEPLOY / "helm/forebay/values.yaml").read_text())
+    for said in (
+        compose["x-forebay"]["environment"]["FOREBAY_SERVER_TRUSTED_PROXIES"],
+        chart["gateway"]["trustedProxies"],
+    ):
+        gate = Gate(GatewayOptions(trusted_proxies=tuple(said.split(","))), GatewayMetrics())
+        for address in ("172.18.0.4", "10.244.1.7"):
+            assert all(gate.enter(address, 0.0, loopback=False) is None for _ in range(500))
 
 
 def nginx_takes(body: str, folder: Path) -> None:

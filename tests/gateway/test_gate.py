@@ -12,8 +12,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from gateway_harness import QUICK, serving
 
+from forebay.errors import ConfigError
 from forebay.gateway.gate import Bucket, Gate
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
@@ -43,6 +45,20 @@ def test_off_loopback_an_address_has_its_own_limit() -> None:
 def test_a_trusted_proxy_is_not_one_client() -> None:
     doors = gate(trusted_proxies=("10.0.0.1",))
     assert all(doors.enter("10.0.0.1", 0.0, loopback=False) is None for _ in range(200))
+
+
+def test_a_network_of_proxies_is_many_clients_and_its_neighbours_are_not() -> None:
+    doors = gate(trusted_proxies=("172.16.0.0/12", "fd00::/8"))
+    for near in ("172.18.0.5", "::ffff:172.18.0.5", "fd00::1"):
+        assert all(doors.enter(near, 0.0, loopback=False) is None for _ in range(200))
+    for other in ("172.32.0.5", "fe80::1%eth0"):
+        said = [doors.enter(other, 0.0, loopback=False) for _ in range(51)]
+        assert said[-1] is not None and said[-1].details["limit_of"] == "address"
+
+
+def test_a_proxy_that_is_no_address_stops_the_start() -> None:
+    with pytest.raises(ConfigError, match="server.trusted_proxies"):
+        gate(trusted_proxies=("proxy.example",))
 
 
 def test_opening_too_fast_is_refused_and_forgiven_with_time() -> None:

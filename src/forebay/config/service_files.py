@@ -79,7 +79,6 @@ NGINX_PASS = """\
     proxy_set_header Host $http_host;
     proxy_set_header Upgrade $http_upgrade;
     proxy_set_header Connection $forebay_connection;
-    # Believed where server.trusted_proxies lists nginx's own address.
     proxy_set_header X-Forwarded-For $remote_addr;
     # Streams: pass every piece on at once, and outlast the quietest of them.
     proxy_buffering off;

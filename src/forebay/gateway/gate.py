@@ -7,10 +7,12 @@ while they have connections or an unsettled rate.
 
 from __future__ import annotations
 
+import ipaddress
 import resource
 from collections import Counter
+from collections.abc import Iterable
 
-from forebay.errors import Refused, TooManyConnections
+from forebay.errors import ConfigError, Refused, TooManyConnections
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
 
@@ -53,6 +55,7 @@ class Gate:
         self._by_address: Counter[str] = Counter()
         self._rates: dict[str, Bucket] = {}
         self._rate: Bucket | None = None
+        self._proxies = _networks(options.trusted_proxies)
 
     @property
     def crowded(self) -> bool:
@@ -64,7 +67,7 @@ class Gate:
         `leave` either way."""
         self.open += 1
         refused = self._over_process()
-        if refused is None and not loopback and address not in self.options.trusted_proxies:
+        if refused is None and not loopback and not self._proxy(address):
             refused = self._over_address(address, now)
         self._by_address[address] += 1
         if refused is None:
@@ -82,6 +85,14 @@ class Gate:
 
     def counts(self) -> dict[str, int]:
         return {"http": self.open - self.websockets, "websocket": self.websockets}
+
+    def _proxy(self, address: str) -> bool:
+        """Whether many clients come from there."""
+        if not self._proxies:
+            return False
+        found = ipaddress.ip_address(address.partition("%")[0])
+        found = getattr(found, "ipv4_mapped", None) or found
+        return any(found in network for network in self._proxies)
 
     def _over_process(self) -> Refused | None:
         if self.open <= self.limit:
@@ -113,6 +124,17 @@ class Gate:
         settled = [address for address, bucket in self._rates.items() if bucket.full(now)]
         for address in settled or list(self._rates)[: MAX_REMEMBERED // 10]:
             del self._rates[address]
+
+
+def _networks(
+    words: Iterable[str],
+) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(word, strict=False) for word in words)
+    except ValueError as error:
+        raise ConfigError(
+            f"server.trusted_proxies: {error}, expected addresses and networks such as 10.0.0.0/8"
+        ) from error
 
 
 def _refusal(limit_of: str, what: str, limit: float) -> Refused:

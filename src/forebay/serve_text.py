@@ -9,11 +9,12 @@ __all__ = ["operation_options"]
 
 
 def operation_options(config: Config) -> OperationOptions:
-    """Manners of `/send_operation`, as settled."""
+    """Manners of `/send_operation` and of streams, as settled."""
     return OperationOptions(
         flush_interval_ms=config[table_text.FLUSH_INTERVAL_MS],
         flush_items=config[table_text.FLUSH_ITEMS],
         flush_cap=config[table_text.FLUSH_CAP],
         heartbeat_s=config[table_text.HEARTBEAT_S],
         concurrency=config[table_text.CONCURRENCY],
+        compress=config[table_text.COMPRESS],
     )

@@ -8,6 +8,7 @@ from forebay.config import declare
 __all__ = [
     "CACHE_MIB",
     "CACHE_S",
+    "COMPRESS",
     "CONCURRENCY",
     "FLUSH_CAP",
     "FLUSH_INTERVAL_MS",
@@ -59,6 +60,12 @@ CONCURRENCY = declare.whole(
     "Operations under way at once; past it 503.",
     low=1,
     high=1_000_000,
+)
+COMPRESS = declare.yes_no(
+    "text.compress",
+    False,
+    "Streams of text and events (`/send_operation`, `/v1`, `.../events`) are compressed for "
+    "clients that accept gzip, every piece whole at once.",
 )
 LLAMA_MODEL = declare.maybe_text(
     "llama.model", "A GGUF file. Unset: SmolLM2-135M-Instruct, fetched by `make models`."

@@ -27,6 +27,7 @@ from forebay.gateway.held import HeadGate, NoWire
 from forebay.gateway.hub import Reader
 from forebay.gateway.ledger import Ledger
 from forebay.gateway.news import News
+from forebay.gateway.packing import packed
 from forebay.gateway.responses import Headers, Receive, Scope, Send, reply
 from forebay.gateway.surfaces import CallOptions, Ident, Surface
 from forebay.gateway.wire import Wire
@@ -74,6 +75,7 @@ class Delivery:
         self._batch: Batch | None = None
         self._slow = False
         self._timed = False  # the head could say how long the first output took
+        self._scope: Scope = {}
         model = call.model or view.spec.pool.partition("/")[2]
         self._ident = Ident(
             job=view.spec.id,
@@ -85,6 +87,7 @@ class Delivery:
 
     async def run(self, scope: Scope, receive: Receive) -> None:
         """Answer, to the end of the job or until the client has gone."""
+        self._scope = scope
         wire = scope.get("forebay.wire")
         watch: asyncio.Task[None] | None = None
         if isinstance(wire, HttpWire):
@@ -145,6 +148,8 @@ class Delivery:
 
     async def _head(self, wire: Wire, gate: HeadGate) -> None:
         head = [*self._surface.headers(self._call), *self._facts()]
+        if self._ctx.operations.compress:
+            head = packed(self._scope, wire, head)
         self._timed = "first_output" in self._ledger.stages_ms()
         corked = wire if isinstance(wire, HttpWire) else None
         if corked is not None:  # the head and what was held back until now leave as one write

@@ -39,6 +39,7 @@ from forebay.gateway.connection import Frames, accepted_wire
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.ledger import Ledger
 from forebay.gateway.news import News
+from forebay.gateway.packing import packed
 from forebay.gateway.reader import Reader, patient
 from forebay.gateway.responses import Headers, Receive, Scope, Send, reply
 from forebay.gateway.wire import LOW_WATER_BYTES, Wire
@@ -236,14 +237,11 @@ async def serve_events(
         return
     async with AsyncExitStack() as stack:
         view = await _attach(stack, ctx, view)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [*SSE_HEADERS, *(headers or [])],
-            }
-        )
         wire: Wire | None = scope.get("forebay.wire")
+        head = [*SSE_HEADERS, *(headers or [])]
+        if ctx.operations.compress:
+            head = packed(scope, wire, head)
+        await send({"type": "http.response.start", "status": 200, "headers": head})
         if wire is None:
             wire = await stack.enter_async_context(
                 asgi_wire(send, websocket=False, bound_bytes=PLAIN_WIRE_BYTES)

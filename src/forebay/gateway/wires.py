@@ -19,6 +19,7 @@ from forebay.gateway.wire import LOW_WATER_BYTES
 
 if TYPE_CHECKING:
     from forebay.gateway.http_protocol import HttpProtocol
+    from forebay.gateway.packing import Packer
     from forebay.gateway.ws_protocol import WebSocketProtocol
 
 __all__ = [
@@ -159,13 +160,14 @@ class HttpWire:
     Meant for chunked bodies; on a body with a fixed length the bytes go out as they are.
     """
 
-    __slots__ = ("_corked", "_drained", "_gone", "_p", "cycle")
+    __slots__ = ("_corked", "_drained", "_gone", "_p", "_packer", "cycle")
 
     def __init__(self, protocol: HttpProtocol) -> None:
         self._p = protocol
         self._drained: Drained | None = None
         self._gone: Callable[[], None] | None = None
         self._corked: bytearray | None = None
+        self._packer: Packer | None = None
         self.cycle: Any = None  # uvicorn's RequestResponseCycle
 
     def carry(self, cycle: Any) -> None:
@@ -192,6 +194,10 @@ class HttpWire:
         cycle = self.cycle
         return cycle.disconnected or cycle.response_complete or self._p.transport.is_closing()
 
+    def pack(self, packer: Packer) -> None:
+        """Everything that is sent from now on leaves as ``packer`` makes it."""
+        self._packer = packer
+
     def send(self, data: str | bytes) -> None:
         if self.closed or not data:
             return
@@ -201,6 +207,8 @@ class HttpWire:
         body = data.encode("utf-8", "replace") if isinstance(data, str) else data
         if cycle.scope["method"] == "HEAD":
             return
+        if self._packer is not None:
+            body = self._packer.pack(body)
         if cycle.chunked_encoding:
             self._put(b"%x\r\n%b\r\n" % (len(body), body))
         elif len(body) > cycle.expected_content_length:
@@ -251,6 +259,9 @@ class HttpWire:
         if not cycle.response_started:
             raise RuntimeError("ended a response before it was started")
         if cycle.chunked_encoding and cycle.scope["method"] != "HEAD":
+            if self._packer is not None:
+                end = self._packer.end()
+                self._put(b"%x\r\n%b\r\n" % (len(end), end))
             self._put(b"0\r\n\r\n")
         elif cycle.expected_content_length:
             self._p.transport.abort()  # a body that was cut must not look whole

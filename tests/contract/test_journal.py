@@ -124,6 +124,57 @@ async def test_strikes_are_remembered(tmp_path: Path) -> None:
     await home.broker.close()
 
 
+async def poisoned(home: Home, job: str) -> None:
+    await home.worker("w0")
+    await home.broker.submit(speech_spec(job, durable=True), [Text(text="x", unit=0), End()])
+    for turn in range(3):
+        worker = await home.worker(f"{job}{turn}")
+        for hand in home.hands:
+            if job in hand.leases and hand is not worker:
+                worker = hand
+        await worker.die(stepping=[job])
+    assert (await home.broker.status(job)).code == "poison"
+
+
+async def test_a_dead_letter_is_still_there_after_a_restart_until_it_is_tried_again(
+    tmp_path: Path,
+) -> None:
+    home = Home(journal_dir=tmp_path, wall=1_000_000)
+    await poisoned(home, "a")
+    crash(home)
+
+    home = Home(journal_dir=tmp_path, wall=1_000_010)
+    assert (await home.broker.status("a")).code == "poison"
+    assert [v.spec.id for v in await home.broker.jobs(dead=True)] == ["a"]
+    await home.advance(121)
+    assert [v.spec.id for v in await home.broker.jobs()] == []
+    crash(home)
+
+    home = Home(journal_dir=tmp_path, wall=1_001_000)
+    (letter,) = await home.broker.jobs(dead=True)
+    assert (letter.spec.id, letter.code) == ("a", "poison")
+    worker = await home.worker("w1")
+    again = await home.broker.retry("a")
+    assert [type(item) for item in worker.leases[again.spec.id].input] == [Text, End]
+    assert await home.broker.jobs(dead=True) == []
+    crash(home)
+
+    home = Home(journal_dir=tmp_path, wall=1_001_010)
+    assert await home.broker.jobs(dead=True) == []
+    assert [v.spec.id for v in await home.broker.jobs()] == [again.spec.id]
+    await home.broker.close()
+
+
+async def test_a_dead_letter_that_is_forgotten_leaves_no_trace(tmp_path: Path) -> None:
+    home = Home(journal_dir=tmp_path)
+    await poisoned(home, "a")
+    await home.broker.forget("a")
+    assert await home.broker.jobs(dead=True) == []
+    assert home.broker._core.journal is not None
+    assert home.broker._core.journal.load() == []
+    await home.broker.close()
+
+
 async def test_a_pipe_is_offered_to_whoever_takes_over(tmp_path: Path) -> None:
     home = Home(journal_dir=tmp_path)
     await home.worker("w1", pools=[TEXT, "speech/tone"], sessions=9)

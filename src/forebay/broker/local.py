@@ -288,6 +288,7 @@ class LocalBroker:
             return
         if entry.job.ended is None:
             raise BadRequest(f"job {job} is {entry.job.state}, expected one that is over")
+        self._core.unbury(job)
         self._core.forget(entry)
 
     async def expire(self, job: str, ended: Ended) -> None:
@@ -355,7 +356,7 @@ class LocalBroker:
             items = remaining_input(entry.inp.after(entry.inp.first - 1), start)
         again = msgspec.structs.replace(spec, id=self._core.ids(), name="")
         view = await self.submit(again, items)
-        self._core.dead.pop(job, None)
+        self._core.unbury(job)
         failed = self._core.entries.get(job)
         if failed is not None:  # its input's blobs are the new job's now
             failed.blobs.difference_update(*map(blobs_of, items))

@@ -8,7 +8,7 @@ import structlog
 from forebay.broker import CancelJob, LeaseLost, LeasePush, OutputPush
 from forebay.broker.local_dispatch import Dispatch
 from forebay.broker.local_state import DeadLetter, Entry, Worker
-from forebay.core.events import Consumed, Ended, OutputEvent
+from forebay.core.events import Consumed, Ended, OutputEvent, blobs_of
 from forebay.core.job import (
     Move,
     Phase,
@@ -20,6 +20,7 @@ from forebay.core.job import (
     remaining_input,
 )
 from forebay.core.room import is_room
+from forebay.core.spec import JobSpec
 from forebay.core.stream import Stamper
 from forebay.telemetry import debugging
 
@@ -160,7 +161,7 @@ class Core(Dispatch):
         self.watch(entry)
         self.input_moved(entry)
         if ended.code == "poison":
-            self._bury_dead(entry)
+            self.bury(entry)
         if job.phase is Phase.CANCELLED:
             self._drop_blobs_of(entry)
         self.timers.at(job.ended_s + job.row.after_end_s, lambda: self.forget(entry))
@@ -177,12 +178,28 @@ class Core(Dispatch):
             if source is not None and cancel and not over:
                 self.end(source, Ended(state="cancelled", message="what it fed is over"))
 
-    def _bury_dead(self, entry: Entry) -> None:
+    def bury(self, entry: Entry) -> None:
+        """Put a job among the dead letters, of which the oldest go."""
         start = Consumed() if entry.keeps_input else entry.job.consumed
         items = remaining_input(entry.inp.after(entry.inp.first - 1), start)
         self.dead[entry.id] = DeadLetter(entry.view(), items)
         while len(self.dead) > MAX_DEAD:
-            del self.dead[next(iter(self.dead))]
+            oldest = next(iter(self.dead))
+            blobs = {name for item in self.dead[oldest].items for name in blobs_of(item)}
+            self.unbury(oldest)
+            if oldest not in self.entries and blobs:
+                self.drop_blobs(blobs)
+
+    def unbury(self, job: str) -> None:
+        """No dead letter any more. Idempotent; its files are the caller's concern."""
+        letter = self.dead.pop(job, None)
+        if letter is not None and job not in self.entries:
+            self._strike_out(letter.view.spec)
+
+    def _strike_out(self, spec: JobSpec) -> None:
+        """Nothing will be asked of this job again, nor after a restart."""
+        if spec.durable and self.journal is not None and spec.id not in self.dead:
+            self.journal.forget(spec.id)
 
     def _drop_blobs_of(self, entry: Entry) -> None:
         names, entry.blobs = entry.blobs, set()
@@ -203,5 +220,4 @@ class Core(Dispatch):
             self.pipes.pop(pipe.spec.id, None)
         self.used_bytes -= entry.accounted_bytes
         entry.accounted_bytes = 0
-        if spec.durable and self.journal is not None:
-            self.journal.forget(entry.id)
+        self._strike_out(spec)

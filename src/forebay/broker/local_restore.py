@@ -19,8 +19,8 @@ log = structlog.get_logger(__name__)
 
 
 def restore(core: Core, journal: Journal) -> None:
-    """Put every saved job back: finished ones for the rest of their window, live ones into
-    the queue. Nobody is attached, so each has its detach time to be come back for."""
+    """Put every saved job back: finished ones for the rest of their window, dead letters among
+    those, live ones into the queue. Nobody is attached, so each has its detach time to be come back for."""
     for saved in journal.load():
         try:
             _restore_job(core, journal, saved)
@@ -44,6 +44,14 @@ def _restore_job(core: Core, journal: Journal, saved: Saved) -> None:
     left_s = pool.row.after_end_s
     if saved.ended is not None:
         left_s -= max(0.0, wall - saved.ended)
+        if _poison(saved):
+            letter = _entry(core, saved, now - max(0.0, wall - saved.created))
+            if left_s > 0:
+                core.add(letter)
+                core.watch(letter)
+                core.timers.at(now + left_s, lambda: core.forget(letter))
+            core.bury(letter)
+            return
         if left_s <= 0:
             journal.forget(saved.spec.id)
             core.drop_blobs({b for i in [*saved.input, *saved.output] for b in blobs_of(i)})
@@ -65,6 +73,11 @@ def _restore_job(core: Core, journal: Journal, saved: Saved) -> None:
         core.put_back(entry)
     else:
         core.feed(entry)
+
+
+def _poison(saved: Saved) -> bool:
+    last = saved.output[-1] if saved.output else None
+    return isinstance(last, Ended) and last.code == "poison"
 
 
 def _entry(core: Core, saved: Saved, created_s: float) -> Entry:

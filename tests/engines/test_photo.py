@@ -108,6 +108,18 @@ async def test_tiles_meet_without_a_seam_and_resume_leaves_out_what_is_done() ->
     await engine.unload()
 
 
+async def test_threads_with_a_piece_each_make_the_same_picture() -> None:
+    need("waifu2x-photo", MODELS, "ncnn")
+    image, seen = scene(300, 280), []
+    for threads in (1, 2, 4):
+        engine = create("image", "waifu2x", {"threads": threads})
+        await load(engine)
+        seen.append(composed(await made(engine, image)).astype(int))
+        await engine.unload()
+    for other in seen[1:]:
+        assert np.abs(other - seen[0]).max() <= 2
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (6, 40), (257, 5)])
 async def test_pictures_smaller_than_what_the_network_looks_at(size: tuple[int, int]) -> None:
     need("waifu2x-photo", MODELS, "ncnn")

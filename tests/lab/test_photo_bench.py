@@ -43,6 +43,19 @@ def test_every_mode_is_measured_and_written_down(server: Server, tmp_path: Path)
     assert "<script" not in page
 
 
+async def test_one_client_has_a_turn_before_every_other_and_medians_are_told(
+    server: Server,
+) -> None:
+    options = lab.Options(url=server.http, concurrency=2, width=60, height=40, rounds=3)
+    found = await lab.run(options)
+    assert {name: f["runs"] for name, f in found.figures.items() if isinstance(f, dict)} == {
+        "stream_1": 6, "batch_1": 1, "stream_2": 3, "batch_2": 1
+    }  # fmt: skip
+    assert found.figures["stream_2"]["success"] == "6/6"
+    firsts = sorted(p.shown - p.begun for p in found.photos if p.run == "stream 1" and p.shown)
+    assert firsts[2] - 0.01 <= found.figures["stream_1"]["first_s"] <= firsts[3] + 0.01
+
+
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     for options in (lab.Options(mode="x"), lab.Options(file=tmp_path / "none.jpg")):
         with pytest.raises(BadRequest):

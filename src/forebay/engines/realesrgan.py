@@ -124,8 +124,7 @@ def enlarged(
     scale = net.shape.scale
     boxes = plan(width, height, side)
     yield Result(width=width * scale, height=height * scale)
-    for index, box in todo(boxes, done, scale):
-        try:
-            yield net.tile(pixels, box, index, len(boxes), stopped)
-        except Stopped:
-            return
+    try:
+        yield from net.tiles(pixels, todo(boxes, done, scale), len(boxes), stopped)
+    except Stopped:
+        return

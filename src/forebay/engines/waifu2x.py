@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ SHAPE = Shape(
     scale=2,
     pad=7,
     side=256,
+    lanes=4,
 )
 NO_PRIOR = (
     "no face prior: faces are enlarged like any picture, nothing of them is known or "
@@ -155,10 +157,10 @@ class Waifu2x(ThreadedEngine):
             found = work.find(pixels, scale, [box for _, box in left], stopped)
             for code, message in found.notes:
                 yield Notice(code=code, message=message)
-            for index, box in left:
-                part = net.enlarge(pixels, box, stopped)
-                found.blend(part, box, scale)
-                yield box.tile(index, len(boxes), scale, part)
+            with closing(net.parts(pixels, [box for _, box in left], stopped)) as parts:
+                for (index, box), part in zip(left, parts, strict=True):
+                    found.blend(part, box, scale)
+                    yield box.tile(index, len(boxes), scale, part)
         except Stopped:
             return
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ __all__ = ["MODES", "Options", "Photo", "Result", "a_photo", "bench", "run"]
 
 MODES = ("stream", "batch", "both")
 POLL_S = 0.05
-PROBE_S = 0.02
+PROBE_S = 0.1
+"""Between status calls: often enough for a p99, and next to no load beside a real model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """``file``: what is sent; None: a made-up photo of ``width`` x ``height``."""
+    """``file``: what is sent; None: a made-up photo of ``width`` x ``height``. ``rounds``: how
+    often every number of clients has its turn, and one client again before each; medians are
+    told then. A machine whose speed drifts says little in one round."""
 
     url: str = "http://127.0.0.1:8600"
     mode: str = "both"
@@ -42,6 +46,7 @@ class Options:
     width: int = 1080
     height: int = 1440
     quality_level: str = "fast"
+    rounds: int = 1
     key: str | None = None
 
     def check(self) -> None:
@@ -193,6 +198,30 @@ def _figures(found: Sequence[Photo]) -> dict[str, Any]:
     }
 
 
+def _middle(runs: Sequence[Sequence[Photo]]) -> dict[str, Any]:
+    """The figures of several runs alike: medians, and the photos of all."""
+    each = [_figures(found) for found in runs]
+    told: dict[str, Any] = {}
+    for name in ("total_s", "first_s", "per_photo_s", "median_s"):
+        seen = [one[name] for one in each if one[name] is not None]
+        told[name] = round(statistics.median(seen), 3) if seen else None
+    photos = [photo for found in runs for photo in found]
+    done = sum(photo.shown is not None for photo in photos)
+    return {**told, "success": f"{done}/{len(photos)}", "runs": len(runs)}
+
+
+def _turns(options: Options) -> Iterator[tuple[str, int]]:
+    """(mode, number of clients) of every run. A batch has its turn in the first round only."""
+    modes = ("stream", "batch") if options.mode == "both" else (options.mode,)
+    for turn in range(options.rounds):
+        for count in range(1, options.concurrency + 1):
+            if options.rounds > 1 and count > 1:
+                yield modes[0], 1
+            for mode in modes:
+                if mode == modes[0] or turn == 0:
+                    yield mode, count
+
+
 async def run(
     options: Options, progress: Callable[[Sequence[Photo], float], None] | None = None
 ) -> Result:
@@ -204,20 +233,21 @@ async def run(
     facts = {"photo_bytes": len(data), "level": options.quality_level}
     result = Result(options=facts, machine=machine())
     took: list[float] = []
-    modes = ("stream", "batch") if options.mode == "both" else (options.mode,)
+    runs: dict[str, list[list[Photo]]] = {}
     async with aiohttp.ClientSession() as http:
         photos = Photos(http, options.url, key=options.key)
         await _stream(photos, data, options, 1)  # the models and the caches are warm from here
         probe = asyncio.create_task(_probe(http, options.url, options.key, took))
         try:
-            for count in range(1, options.concurrency + 1):
-                for mode in modes:
-                    work = _stream if mode == "stream" else _batch
-                    found = await work(photos, data, options, count)
-                    result.photos += found
-                    result.figures[f"{mode}_{count}"] = _figures(found)
-                    if progress is not None:
-                        progress(result.photos, count)
+            for mode, count in _turns(options):
+                work = _stream if mode == "stream" else _batch
+                found = await work(photos, data, options, count)
+                result.photos += found
+                alike = runs.setdefault(f"{mode}_{count}", [])
+                alike.append(found)
+                result.figures[f"{mode}_{count}"] = _middle(alike)
+                if progress is not None:
+                    progress(result.photos, count)
         finally:
             probe.cancel()
             await asyncio.gather(probe, return_exceptions=True)

@@ -11,6 +11,7 @@ import io
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ JPEG_SCANS = 100
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 """Any but fill bytes, stuffed zeros and restart markers, which are found inside a scan."""
 _SOS, _EOI, _BARE = 0xDA, 0xD9, frozenset({0x01, 0xD8})
+_PNG, _SUB = b"\x89PNG\r\n\x1a\n", 1
 ICC_BYTES = 1 << 20
 WEBP_SIDE = 16_383
 JPEG_SIDE = 65_500
@@ -129,7 +131,7 @@ def _jpeg_scans(data: bytes) -> int:
 def _type_of(head: bytes) -> str | None:
     if head[:3] == b"\xff\xd8\xff":
         return "image/jpeg"
-    if head[:8] == b"\x89PNG\r\n\x1a\n":
+    if head[:8] == _PNG:
         return "image/png"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
@@ -192,10 +194,23 @@ def _rgb(image: Image.Image, notes: list[tuple[str, str]]) -> Image.Image:
 
 
 def encode_tile(width: int, height: int, data: bytes) -> bytes:
-    """Lossless and cheap: PNG, least compression (a third of lossless WebP's time)."""
-    out = io.BytesIO()
-    Image.frombytes("RGB", (width, height), data).save(out, "PNG", compress_level=1)
-    return out.getvalue()
+    """Lossless and cheap: a PNG of differences to the pixel on the left, runs and Huffman
+    codes only. Half the time of Pillow's least compression, for some tenth more bytes; the
+    model next door wants this processor."""
+    pixels = np.frombuffer(data, np.uint8).reshape(height, width * 3)
+    rows = np.empty((height, width * 3 + 1), np.uint8)
+    rows[:, 0] = _SUB
+    rows[:, 1:4] = pixels[:, :3]
+    np.subtract(pixels[:, 3:], pixels[:, :-3], out=rows[:, 4:])
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    body = packer.compress(rows.data) + packer.flush()
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits each of RGB
+    return b"".join([_PNG, _chunk(b"IHDR", head), _chunk(b"IDAT", body), _chunk(b"IEND", b"")])
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    check = zlib.crc32(body, zlib.crc32(name))
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", check)
 
 
 def draw_tile(path: Path, canvas: Pixels, x: int, y: int) -> None:

@@ -387,6 +387,7 @@ def _gateways(
         log_format=config[table.LOG_FORMAT],
         log_file=log_place(config),
         slow_stream_s=config[table_log.SLOW_STREAM_S],
+        sharing=config[table.GATEWAYS] > 1,
     )
     path = places.run / "gateway.json"
     write_spec(spec, path)

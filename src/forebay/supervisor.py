@@ -448,7 +448,8 @@ class _Supervisor:
         elif child.spec.spare:
             self._start_spare(child)
         elif self._promote(child):
-            child.timer = self._loop.call_later(self._way_s(child), self._retry_spare, child)
+            # It only stands by: whoever comes back to the others just now comes first.
+            child.timer = self._loop.call_later(TAKEOVER_S, self._retry_spare, child)
         elif any(c.alive and c.ready and c.spec.group == child.spec.group for c in self._children):
             child.timer = self._loop.call_later(self._way_s(child), self._spawn, child)
         else:

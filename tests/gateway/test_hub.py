@@ -164,6 +164,34 @@ def test_an_event_that_comes_while_a_mark_is_looked_up_is_not_lost() -> None:
     run(body())
 
 
+@pytest.mark.parametrize("mark", [0, 1])
+def test_an_event_pushed_before_the_answer_about_a_mark_is_looked_at_is_not_lost(
+    mark: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shared store's push is heard at once, its answer one turn later; it was the last push."""
+
+    async def body() -> None:
+        async with scene() as s:
+            s.write("a")
+            real, asked = s.broker.read_after_mark, 0
+
+            async def then_pushed(*args: Any, **kwargs: Any) -> Any:
+                nonlocal asked
+                asked += 1
+                found = await real(*args, **kwargs)
+                if asked == 1:
+                    s.write("b", end=True)
+                return found
+
+            monkeypatch.setattr(s.broker, "read_after_mark", then_pushed)
+            s.open(mark=("units", mark))
+            await asyncio.sleep(1)
+            assert s.heard() == "abend"[mark:]
+            assert len(s.ended) == 1
+
+    run(body())
+
+
 @pytest.mark.parametrize("events", [HOLD_EVENTS - 1, HOLD_EVENTS, 3 * HOLD_EVENTS])
 def test_a_finished_stream_of_any_length_is_read_to_its_end(events: int) -> None:
     async def body() -> None:

@@ -89,6 +89,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     jobs end with the process. ``expected``: pools whose workers are being started; ready
     means that each has one. ``broker``: store limits and the kind table as the operator
     altered it. ``parent_pid``: the supervisor, with whom this process ends.
+    ``sharing``: other gateways accept on the same sockets.
     ``stock_protocols``: uvicorn's own classes instead of ours, to tell whose fault a thing is.
     """
 
@@ -113,6 +114,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     log_format: str = "auto"
     log_file: LogPlace = LogPlace()
     slow_stream_s: float = 0.0
+    sharing: bool = False
     stock_protocols: bool = False
 
 
@@ -282,7 +284,7 @@ class _Gateway:
     async def accept(self) -> None:
         """From here on connections are taken."""
         ctx, server = self.ctx, self.server
-        await server.start(self._sockets)
+        await server.start(self._sockets, sharing=self.spec.sharing)
         ctx.ports = server.ports
         self.warn_if_open([str(sock.getsockname()[0]) for sock, _ in self._sockets])
         connections = server.gate.limit

@@ -416,8 +416,11 @@ class Reader:
             raise StateLost(f"the output of job {self.job} was lost by the store")
         events = await broker.read_after_mark(self.job, *self._mark, limit=HOLD_EVENTS)
         # Nothing after the mark means that the reader stands at the head; the head was asked
-        # for *before*, so that an event which came in between is read and not skipped.
+        # for *before*, so that an event which came in between is read and not skipped. One that
+        # was pushed before we came to run again is not among them, and nobody pushes it twice.
+        pushed = self._at.head
         self._at = self._cursor_at(events[0].offset - 1 if events else view.head)
+        self._at.arrived(pushed, pushed, self._hub.clock())
         self._mark = None
         return events
 

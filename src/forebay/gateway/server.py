@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
+from forebay.gateway.accepting import TakingTurns
 from forebay.gateway.gate import Gate
 from forebay.gateway.http_protocol import HttpProtocol
 from forebay.gateway.metrics import GatewayMetrics
@@ -135,19 +136,24 @@ class GatewayServer:
         self.sweep = Sweep(self.loop, options.sweep_s)
         self.state = ServerState()
         self.listeners: list[Listener] = []
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | TakingTurns] = []
         metrics.connections = self.gate.counts
 
-    async def start(self, sockets: Sequence[tuple[socket.socket, Personality]]) -> None:
-        """Accept on every socket (bound already, `bind.bind`). They are closed by the drain."""
+    async def start(
+        self, sockets: Sequence[tuple[socket.socket, Personality]], *, sharing: bool = False
+    ) -> None:
+        """Accept on every socket (bound already, `bind.bind`). They are closed by the drain.
+        ``sharing``: other processes accept on them too."""
         for sock, personality in sockets:
             listener = Listener(self, sock, personality)
             sock.setblocking(False)
-            server = await self.loop.create_server(
-                partial(listener.protocol, self.loop), sock=sock, backlog=2048
-            )
+            protocol = partial(listener.protocol, self.loop)
             self.listeners.append(listener)
-            self._servers.append(server)
+            if sharing:
+                self._servers.append(TakingTurns(self.loop, sock, protocol))
+            else:
+                server = await self.loop.create_server(protocol, sock=sock, backlog=2048)
+                self._servers.append(server)
 
     @property
     def ports(self) -> dict[str, int]:

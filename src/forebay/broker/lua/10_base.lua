@@ -6,6 +6,7 @@
 
 local F, API = {}, {}          -- internal steps; what clients may call
 local P, NOW, LOADED, POOLS    -- of the call that is running
+local STATICS, HELD = {}, 0    -- what never changes of a job, kept between calls; how many
 local max, min, floor
 
 local call, pack, unpack_  -- the server's, which are not there yet while this is loaded
@@ -18,6 +19,7 @@ local SAID_BYTES = 160 * 1024
 local LEASE_INPUT_BYTES = 64 * 1024
 local ENTRY_BYTES = 4096
 local MAX_DEAD = 200
+local MAX_STATICS = 4096
 local ASSUMED_S = 10
 
 local OVER = {completed = true, failed = true, cancelled = true, expired = true}
@@ -80,15 +82,16 @@ local function boot()
   if TEXT then return end
   local _
   _, TEXT = words([[phase pool worker last epoch watch rec counts marks dmarks wg sub member code
-    msg aff tenant st spec info load pools word stepping name inc]])
-  -- What a commit reads and writes, and the rest, are two fields of a job's hash: packed they
-  -- cost a third of what a field each would.
+    msg aff tenant st spec info load pools word stepping name inc rid]])
+  -- What a commit, an append or a delivered position reads and writes, and the rest, are two
+  -- fields of a job's hash: packed they cost a third of what a field each would.
   JOB_HOT, IS_HOT = words([[phase worker attempt pool epoch watch head first obytes delivered c0
     c1 c2 c3 ihead icum tcum dcum ifirst exposed strikes model run acc span wbytes keepund fm
-    repoff repx rec over catching counts marks shown]])
-  JOB_COLD, IS_COLD = words([[last dmarks wg sub readers feeds feeders member score code msg aff
-    iend seq units tools answered waiting leased started created ended num base cpos det charged
-    lmodel lmedia prefix told toldeta whole detach beside]])
+    repoff repx rec over catching counts marks shown dmarks wg sub readers iend seq units num base
+    cpos rid]])
+  JOB_COLD, IS_COLD = words([[last feeds feeders member score code msg aff tools answered waiting
+    leased started created ended det charged lmodel lmedia prefix told toldeta whole detach
+    beside]])
   POOL = words([[V seq want running parked detached credits slots active expected hold_c
     hold_m hold_v model_c model_m model_v rtf_c rtf_m rtf_v drain_r drain_at assumed places_at
     places affine]])
@@ -203,6 +206,11 @@ end
 
 -- A job that is not there yet: `values` are what it begins with.
 function F.new_job(id, values)
+  -- All of them: asking for one that is not there costs more than unpacking one that is.
+  for index = 1, #JOB_HOT do
+    local field = JOB_HOT[index]
+    if values[field] == nil then values[field] = default_of(field) end
+  end
   local job = known_job(id, values)
   job._cold = true
   for _, field in ipairs({'phase', 'last'}) do put(job, field, job[field]) end
@@ -213,12 +221,20 @@ function F.need(id)
   return F.job(id) or die('not_found', 'no job ' .. id)
 end
 
+-- As it was submitted. Unpacking it costs as much as an append does besides; a job's epoch is
+-- its own, so that what is kept for it can never be another one's.
 function F.static(job)
   local known = rawget(job, '_st')
-  if not known then
+  if known then return known end
+  known = STATICS[job.epoch]
+  if not known or known._key ~= job._key then
     known = unpack_(call('HGET', job._key, 'st'))
-    rawset(job, '_st', known)
+    known._key = job._key
+    if HELD >= MAX_STATICS then STATICS, HELD = {}, 0 end
+    STATICS[job.epoch] = known
+    HELD = HELD + 1
   end
+  rawset(job, '_st', known)
   return known
 end
 

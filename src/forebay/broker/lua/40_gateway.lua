@@ -173,7 +173,7 @@ end
 
 function API.append(req, args)
   local job = F.need(req.job)
-  if call('HGET', job._key, 'rid') == req.rid then return F.ack(job, 0) end  -- asked again
+  if job.rid == req.rid then return F.ack(job, 0) end  -- asked again
   if F.settling() then die('settling', 'cursors are being compared') end
   if job.ihead < req.have then die('state_lost', 'the store lost input of job ' .. job.id) end
   may_feed(job, req)
@@ -188,7 +188,7 @@ function API.append(req, args)
   not_ended(job, req)
   if pos and pos + 1 > job.cpos then put(job, 'cpos', pos + 1) end
   if req.units then put(job, 'units', max(job.units, req.units)) end
-  call('HSET', job._key, 'rid', req.rid)
+  put(job, 'rid', req.rid)
   F.store_input(job, req, args, 2)
   return F.ack(job, 0)
 end

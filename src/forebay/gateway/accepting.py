@@ -1,0 +1,83 @@
+"""Taking connections from a socket that other gateways take them from too.
+
+An event loop takes all that wait at once. Where several processes share a listening socket, the
+one that wakes first would then have everybody who comes back after another's death, and be the
+slow one for all of them. `TakingTurns` takes one connection in each turn of the loop: a gateway
+that is busy turns slowly, so that an idle one has taken most of them meanwhile, and both of them
+let people in.
+
+Leaving all of them to the gateway that holds the fewest was tried: the numbers were even, but
+one process let everybody in, and the last waited longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+
+import structlog
+
+__all__ = ["TakingTurns"]
+
+FULL_WAIT_S = 1.0
+"""How long nothing is accepted when no descriptor is left."""
+_FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+log = structlog.get_logger(__name__)
+
+
+class TakingTurns:
+    """Accepts on ``sock`` until closed; ``protocol`` makes each connection's protocol."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._protocol = protocol
+        self._opening: set[asyncio.Task[None]] = set()
+        self._wait: asyncio.TimerHandle | None = None
+        loop.add_reader(sock, self._ready)
+
+    def _ready(self) -> None:
+        try:
+            taken, _ = self._sock.accept()
+        except BlockingIOError:
+            return  # another gateway has taken it
+        except OSError as error:
+            if error.errno not in _FULL:  # Linux tells here what went wrong with that one
+                log.debug("connection.not_accepted", reason=error.strerror)
+                return
+            log.error("gateway.cannot_accept", reason=error.strerror, wait_s=FULL_WAIT_S)
+            self._loop.remove_reader(self._sock)
+            self._wait = self._loop.call_later(FULL_WAIT_S, self._again)
+            return
+        taken.setblocking(False)
+        task = self._loop.create_task(self._open(taken), name="accept")
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def _again(self) -> None:
+        self._wait = None
+        self._loop.add_reader(self._sock, self._ready)
+
+    async def _open(self, taken: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, taken)
+        except OSError as error:  # it left already
+            taken.close()
+            log.debug("connection.not_opened", reason=error.strerror)
+
+    def close(self) -> None:
+        """Accept no more, and close the socket here. What was accepted is opened still."""
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()

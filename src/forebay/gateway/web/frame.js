@@ -1,4 +1,5 @@
-// What every page of the console shares: pools and their state, language, theme.
+// What every page of the console shares: its header, pools and their state, language, theme,
+// what is told to screen readers, and what is said when the gateway or an engine is missing.
 import { apply, language, setLanguage, t } from "./words.js";
 
 // The views, in the order of the links; each is the word view<Name> and the page it is.
@@ -7,20 +8,94 @@ const $ = (id) => document.getElementById(id);
 const THEMES = ["auto", "light", "dark"];
 const chosen = () => localStorage.getItem("forebay.theme") ?? "auto";
 
-// kinds: whose pools this page needs; onPools(list, ready) after each look, words() after the
-// language changed.
-export function frame({ kinds, onPools, words }) {
-  links();
+const LOST_MS = 2000;
+const LOADING_MS = 700;
+const absent = new Set(); // kinds that were missing at the last look
+
+export const phone = () => matchMedia("(max-width: 52rem)").matches;
+
+// kinds: whose pools this page needs; onPools(list, ready, all) after each look; words() after
+// the language changed; everyMs() between looks when all is ready.
+export function frame({ kinds, onPools, words, everyMs = () => 10000 }) {
+  head(kinds);
+  for (const side of document.querySelectorAll("details.side")) side.open = !phone() || "first" in side.dataset;
   const again = () => {
     apply();
-    $("language").textContent = language() === "en" ? "中文" : "English";
+    Object.assign($("language"), language() === "en" ? { textContent: "中文", lang: "zh-CN" } : { textContent: "English", lang: "en" });
     theme(chosen());
     words();
   };
   $("language").onclick = () => { setLanguage(language() === "en" ? "zh" : "en"); again(); };
   $("theme").onclick = () => theme(THEMES[(THEMES.indexOf(chosen()) + 1) % 3]);
   again();
-  look(kinds, onPools);
+  look(kinds, onPools, everyMs);
+}
+
+function head(kinds) {
+  const main = document.querySelector("main");
+  Object.assign(main, { id: "main", tabIndex: -1 });
+  const skip = made("a", { className: "skip", href: "#main" });
+  skip.dataset.t = "skip";
+  skip.onclick = (event) => { event.preventDefault(); main.focus(); };
+  const bar = document.querySelector(".bar");
+  const nav = made("nav", { className: "views" });
+  nav.append(...links(bar.dataset.here, "part" in bar.dataset));
+  const pools = made("ul", { id: "pools", className: "pools", hidden: !kinds.length });
+  pools.setAttribute("aria-live", "polite");
+  bar.append(
+    made("a", { className: "brand", href: "/" }, made("img", { src: "/static/mark.svg", alt: "", width: 26, height: 26 }), made("span", {}, "Forebay")),
+    nav, pools,
+    made("div", { className: "tools" }, made("button", { type: "button", id: "language", className: "quiet" }), made("button", { type: "button", id: "theme", className: "quiet" })),
+  );
+  const banner = made("p", { id: "banner", className: "banner", hidden: true });
+  banner.setAttribute("role", "status");
+  const said = made("p", { id: "said", className: "visually-hidden" });
+  said.setAttribute("role", "status");
+  document.body.prepend(skip);
+  bar.after(banner);
+  document.body.append(said);
+}
+
+// For screen readers only, where what the eye sees changes too often to be read out.
+export function announce(text) { $("said").textContent = text; }
+
+// One of two buttons gives way to the other, and the focus goes along.
+export function swap(from, to) {
+  const held = document.activeElement === from;
+  from.hidden = true;
+  to.hidden = false;
+  if (held) to.focus();
+}
+
+// Copies, and says so on the button. Without a clipboard (plain http from afar) the browser asks.
+export async function copy(button, text, label) {
+  const done = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+  if (!done) return void prompt(t(label), text);
+  button.textContent = t("copied");
+  announce(t("copied"));
+  setTimeout(() => { button.textContent = t(label); }, 1200);
+}
+
+// Files dropped anywhere on the page; `area` shows where they go.
+export function drops(area, take) {
+  const over = (yes) => area.classList.toggle("over", yes);
+  document.body.ondragover = (event) => { event.preventDefault(); over(true); };
+  document.body.ondragleave = () => over(false);
+  document.body.ondrop = (event) => { event.preventDefault(); over(false); take(event.dataTransfer.files); };
+}
+
+function banner(text) {
+  if ($("banner").textContent !== text) $("banner").textContent = text;
+  $("banner").hidden = !text;
+}
+
+// A kind counts as missing at the second look: a gateway that has just begun knows of none.
+function missing(kinds, list) {
+  const gone = kinds.filter((kind) => !list.some((pool) => pool.kind === kind));
+  const known = gone.filter((kind) => absent.has(kind));
+  absent.clear();
+  gone.forEach((kind) => absent.add(kind));
+  banner(known.map((kind) => t("absent")[kind]).join(" "));
 }
 
 function theme(next) {
@@ -32,21 +107,24 @@ function theme(next) {
   $("theme").title = t("themes")[next];
 }
 
-async function look(kinds, onPools) {
-  let delay = 5000;
+async function look(kinds, onPools, everyMs) {
+  let delay = LOST_MS;
   try {
     const answer = await fetch("/api/status", { cache: "no-store" });
     if (answer.status === 401) return signIn();
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
     const found = await answer.json();
     if (found.signed_in) offerOut();
     if (found.views) offer(found.views);
     const list = (found.pools ?? []).filter((pool) => kinds.includes(pool.kind));
     const ready = list.length > 0 && list.every((pool) => pool.ready > 0);
-    $("pools").replaceChildren(...list.map(shown));
-    onPools(list, ready);
-    delay = ready ? 10000 : 700; // while loading, look often
-  } catch { $("pools").replaceChildren(); }
-  setTimeout(() => look(kinds, onPools), document.hidden ? 30000 : delay);
+    const fresh = list.map(shown);
+    if (fresh.map((item) => item.outerHTML).join() !== [...$("pools").children].map((item) => item.outerHTML).join()) $("pools").replaceChildren(...fresh);
+    missing(kinds, list);
+    onPools(list, ready, found);
+    delay = ready || !kinds.length ? everyMs() : list.length ? LOADING_MS : LOST_MS; // while loading, look often
+  } catch { if (kinds.length) banner(t("gatewayLost")); }
+  setTimeout(() => look(kinds, onPools, everyMs), document.hidden ? 30000 : delay);
 }
 
 // Where a key is demanded: ask for one. The browser keeps it where no script can read it.
@@ -85,15 +163,13 @@ export function made(tag, facts = {}, ...inside) {
   return node;
 }
 
-function links() {
-  const nav = document.querySelector(".views");
-  nav.replaceChildren(...Object.entries(VIEWS).map(([view, path]) => {
-    const link = document.createElement("a");
-    link.href = path;
+function links(here, part) {
+  return Object.entries(VIEWS).map(([view, path]) => {
+    const link = made("a", { href: path });
     link.dataset.t = `view${view[0].toUpperCase()}${view.slice(1)}`;
-    if (view === nav.dataset.here) link.setAttribute("aria-current", "part" in nav.dataset ? "true" : "page");
+    if (view === here) link.setAttribute("aria-current", part ? "true" : "page");
     return link;
-  }));
+  });
 }
 
 // A port of an original has some of the pages, and no link to the others.
@@ -103,24 +179,27 @@ function offer(views) {
   }
 }
 
-function shown(pool) {
-  const item = document.createElement("li");
-  const dot = document.createElement("span");
-  dot.className = "dot";
-  const loading = Object.values(pool.stages ?? {}).find((s) => s.stage !== "ready");
+export const kindOf = (pool) => t("kinds")[pool.kind] ?? pool.kind;
+
+// The model's name, or for an engine without a model what it is.
+export function modelOf(pool) {
   const model = pool.model || pool.name.split("/").slice(1).join("/");
-  let text = `${t("kinds")[pool.kind] ?? pool.kind}: ${model}`;
-  if (pool.ready === 0) text += ` (${loading ? t("loading")(t("stages")[loading.stage] ?? loading.stage, loading.total ? ` ${loading.done}/${loading.total}` : "") : t("none")})`;
-  const name = document.createElement("span");
-  name.textContent = text;
-  item.className = pool.ready > 0 ? "ready" : loading && loading.stage !== "failed" ? "loading" : "failed";
-  item.title = loading?.detail ?? "";
-  item.append(dot, name);
-  if (pool.synthetic) {
-    const label = document.createElement("b");
-    label.className = "synthetic";
-    label.textContent = t("synthetic");
-    item.append(label);
-  }
-  return item;
+  if (!pool.synthetic) return [model];
+  const label = made("b", { className: "synthetic" }, t("synthetic"));
+  return model === "synthetic" ? [label] : [model, " ", label];
+}
+
+// {state: ready, loading or failed; said: what to show when it is not ready}
+export function stateOf(pool) {
+  if (pool.ready > 0) return { state: "ready", said: "" };
+  const loading = Object.values(pool.stages ?? {}).find((s) => s.stage !== "ready");
+  if (!loading) return { state: "failed", said: t("none") };
+  const said = t("loading")(t("stages")[loading.stage] ?? loading.stage, loading.total ? ` ${loading.done}/${loading.total}` : "");
+  return { state: loading.stage === "failed" ? "failed" : "loading", said, detail: loading.detail };
+}
+
+function shown(pool) {
+  const { state, said, detail = "" } = stateOf(pool);
+  const name = made("span", {}, `${kindOf(pool)}: `, ...modelOf(pool), said && ` (${said})`);
+  return made("li", { className: state, title: detail }, made("span", { className: "dot" }), name);
 }

@@ -1,6 +1,6 @@
 // Speech to text: from the microphone over /v1/listen, or from a file over the upload.
 import { Ear } from "./ear.js";
-import { frame } from "./frame.js";
+import { copy, drops, frame, swap } from "./frame.js";
 import { t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -18,14 +18,15 @@ function tell(text, bad = false) {
 }
 
 function final(text) {
-  $("sure").textContent += text;
+  $("sure").append(text); // added, not written again: a screen reader reads what is new
+  $("copy").disabled = false;
   $("open").textContent = "";
   $("log").scrollTop = $("log").scrollHeight;
 }
 
 function begin() {
   $("welcome").hidden = true;
-  if ($("sure").textContent) $("sure").textContent += "\n\n";
+  if ($("sure").textContent) $("sure").append("\n\n");
   $("open").textContent = "";
   heard = 0;
   for (const id of ["said-for", "heard-for", "behind", "place"]) $(id).textContent = "–";
@@ -34,8 +35,8 @@ function begin() {
 }
 
 function busy(yes) {
-  $("record").hidden = yes;
-  $("enough").hidden = !yes;
+  if (yes) swap($("record"), $("enough"));
+  else swap($("enough"), $("record"));
   $("open-file").hidden = yes;
 }
 
@@ -164,11 +165,12 @@ function event(m) {
 $("record").onclick = record;
 $("enough").onclick = () => { reading?.abort(); silence(); ear?.end(); };
 $("file").onchange = () => { const [file] = $("file").files; $("file").value = ""; if (file) upload(file); };
-$("copy").onclick = () => navigator.clipboard.writeText($("sure").textContent.trim());
+$("copy").onclick = () => copy($("copy"), $("sure").textContent.trim(), "copy");
+drops($("drop"), ([file]) => { if (file && !$("file").disabled && !$("open-file").hidden) upload(file); });
 
 frame({
   kinds: ["recognition"],
-  onPools: (list, ready) => { $("record").disabled = !ready; $("file").disabled = !ready; },
+  onPools: (list, ready) => { $("record").disabled = !ready; $("file").disabled = !ready; $("open-file").classList.toggle("off", !ready); },
   words: () => { $("link").textContent = t($("link").dataset.state); },
 });
 window.forebay = { get ear() { return ear; } }; // for the curious, and for the browser tests

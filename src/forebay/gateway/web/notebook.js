@@ -113,7 +113,6 @@ let opened = false;
 frame({
   kinds: ["kernel"],
   onPools: (list, ready) => {
-    if (!list.length) tell(t("noKernel"), true);
     if (ready && !opened) { opened = true; open(); }
   },
   words,

@@ -1,5 +1,6 @@
 // One cell of the page: its code, its run, and its output from an event stream that resumes.
 import { Output } from "./cell_output.js";
+import { announce } from "./frame.js";
 import { t } from "./words.js";
 
 const STAGES = ["accept", "queue", "kernel", "dispatch", "first", "run", "flush", "write"];
@@ -28,7 +29,7 @@ export class CellView {
     this.code.spellcheck = false;
     this.code.autocapitalize = "off";
     this.out = made("div", "output");
-    this.out.setAttribute("aria-live", "polite");
+    this.out.tabIndex = 0; // it scrolls
     this.foot = made("div", "foot");
     const side = made("div", "side");
     for (const button of [this.go, this.away]) button.type = "button";
@@ -51,6 +52,7 @@ export class CellView {
     this.away.title = t("deleteCell");
     this.away.setAttribute("aria-label", t("deleteCell"));
     this.code.setAttribute("aria-label", t("code"));
+    this.code.placeholder = t("codeHint");
     this.stages();
   }
 
@@ -155,6 +157,7 @@ export class CellView {
     if (event.state === "cancelled" || this.told?.status === "interrupted") this.output.tell(t("interrupted"));
     this.count.textContent = `[${this.told?.execution_count ?? "–"}]`;
     this.state(event.state === "completed" ? "done" : "ended");
+    announce(`${t("cellOver")} ${this.count.textContent}: ${this.out.innerText.slice(-300)}`);
     this.stages();
   }
 

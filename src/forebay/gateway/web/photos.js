@@ -1,6 +1,6 @@
 // The photo page: files in by drop or choice, tiles drawn as they arrive, before and after.
 import "./photo_words.js";
-import { frame } from "./frame.js";
+import { announce, drops, frame, made as element } from "./frame.js";
 import { StreamUploader } from "./stream_uploader.js";
 import { t } from "./words.js";
 
@@ -29,19 +29,12 @@ function add(files) {
 
 const busy = () => [...cards.values()].some(({ photo }) => photo.state !== "done" && photo.state !== "failed");
 
-function element(tag, facts = {}, ...inside) {
-  const made = Object.assign(document.createElement(tag), facts);
-  made.append(...inside);
-  return made;
-}
-
 function card(photo) {
   const before = element("canvas", { className: "before" });
   const after = element("canvas", { className: "after" });
   const level = element("div", { className: "level" });
   const stage = element("div", { className: "stage" }, before, after, level);
   const state = element("div", { className: "state", textContent: t("inQueue") });
-  state.setAttribute("role", "status");
   const stop = element("button", { type: "button", textContent: t("cancel") });
   stop.onclick = () => uploader.cancel(photo);
   const acts = element("div", { className: "acts" }, stop);
@@ -136,27 +129,29 @@ hear("done", (made) => then(made, async () => {
   slider.oninput = () => { made.after.style.clipPath = `inset(0 0 0 ${slider.value}%)`; };
   slider.oninput();
   made.stage.append(slider);
-  made.stop.replaceWith(element("a", { href: made.result.url, download: "", textContent: t("save") }));
+  const held = document.activeElement === made.stop;
+  const link = element("a", { href: made.result.url, download: "", textContent: t("save") });
+  made.stop.replaceWith(link);
+  if (held) link.focus();
+  announce(`${made.photo.file.name}: ${made.state.textContent}`);
 }));
 hear("failed", (made, e) => {
   made.item.classList.add("failed");
   made.level.remove();
   made.stop.remove();
   say(made, () => e.code === "cancelled" ? t("cancelled") : t("photoFailed") + (e.code === "gone" ? t("photoGone") : t("photoReasons")[e.code] ?? (e.message || e.code)));
+  announce(`${made.photo.file.name}: ${made.state.textContent}`);
 });
 
 $("files").onchange = () => { add($("files").files); $("files").value = ""; };
-const drop = document.body;
-drop.ondragover = (event) => { event.preventDefault(); $("drop").classList.add("over"); };
-drop.ondragleave = () => $("drop").classList.remove("over");
-drop.ondrop = (event) => { event.preventDefault(); $("drop").classList.remove("over"); add(event.dataTransfer.files); };
+drops($("drop"), add);
 
 frame({
   kinds: ["image"],
   onPools: (list, ready) => {
     scale = Number(list[0]?.facts?.scale ?? scale) || scale;
-    $("notice").hidden = list.length > 0;
-    $("notice").textContent = list.length ? "" : t("noPhotoModel");
+    $("files").disabled = !list.length;
+    $("choose").classList.toggle("off", !list.length);
     document.body.dataset.ready = String(ready);
   },
   words: () => {

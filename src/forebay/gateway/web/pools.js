@@ -1,6 +1,6 @@
 // The operator's page: what every pool does now, and how many workers its load needs.
 import "./pools_words.js";
-import { frame, made } from "./frame.js";
+import { frame, kindOf, made, modelOf } from "./frame.js";
 import { t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -14,14 +14,15 @@ let status = null;
 
 const none = (value, shown) => value == null ? "–" : shown(value);
 const whole = (value) => String(Math.round(value));
+const rate = (value) => value > 0 && value < 0.01 ? "< 0.01" : short(value);
 const short = (value) => value === 0 ? "0" : value >= 100 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toPrecision(2);
-const seconds = (value) => value >= 90 ? `${Math.round(value / 60)} min` : value < 0.01 && value > 0 ? `${(value * 1000).toFixed(1)} ms` : `${short(value)} s`;
+const seconds = (value) => value >= 5400 ? `${(value / 3600).toFixed(1)} h` : value >= 90 ? `${Math.round(value / 60)} min` : value < 0.01 && value > 0 ? `${(value * 1000).toFixed(1)} ms` : `${short(value)} s`;
 const percent = (value) => `${Math.round(value * 100)} %`;
 const FIGURES = [
   ["plWorkers", (p) => none(p.workers, whole)], ["plNeeded", (p) => none(p.needed_workers, whole)],
   ["plRunning", (p) => none(p.running, whole)], ["plQueued", (p) => none(p.queued, whole)],
   ["plSpare", (p) => none(p.spare_streams ?? p.free_now, whole)], ["plNow", (p) => none(p.wait_now_s, seconds)],
-  ["plLoad", (p) => none(p.load, percent)], ["plRate", (p) => none(p.jobs_per_s, short)],
+  ["plLoad", (p) => none(p.load, percent)], ["plRate", (p) => none(p.jobs_per_s, rate)],
   ["plRtf", (p) => none(p.rtf, short)], ["plService", (p) => none(p.service_s, seconds)],
 ];
 
@@ -37,7 +38,7 @@ function card(pool) {
   spark.setAttribute("preserveAspectRatio", "none");
   spark.setAttribute("role", "img");
   const lines = { running: drawn("polyline", "word"), queued: drawn("polyline", "sound") };
-  spark.append(lines.running, lines.queued);
+  spark.append(lines.queued, lines.running);
   const found = {
     node: made("article", { className: "work" }), title: made("h2"), verdict: made("p", { className: "verdict" }),
     slots: made("div", { className: "slots" }), spark, lines, past: [], values: [], names: [],
@@ -67,9 +68,9 @@ function verdict(pool) {
 
 function show(found, pool) {
   found.pool = pool;
-  const model = pool.model || pool.name.split("/").slice(1).join("/");
-  found.title.replaceChildren(model, made("small", { textContent: t("kinds")[pool.kind] ?? pool.kind }));
-  if (pool.synthetic) found.title.append(made("b", { className: "synthetic", textContent: t("synthetic") }));
+  const parts = modelOf(pool).filter((part) => part !== " ");
+  const mark = pool.synthetic ? [parts.pop()] : [];
+  found.title.replaceChildren(...(parts.length ? [parts[0], made("small", { textContent: kindOf(pool) })] : [kindOf(pool)]), ...mark);
   const [word, said] = verdict(pool);
   found.node.dataset.verdict = word;
   found.verdict.textContent = said;

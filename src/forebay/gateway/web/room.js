@@ -82,6 +82,7 @@ async function make(event) {
 
 frame({ kinds: [], onPools: () => {}, words });
 $("which").hidden = room !== "";
+$("none").hidden = $("about").hidden = room === "";
 $("which").onsubmit = (event) => {
   event.preventDefault();
   location.search = `?room=${encodeURIComponent($("name").value.trim())}`;

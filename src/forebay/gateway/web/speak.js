@@ -1,7 +1,7 @@
 // Microphone to recognition to a room. Words show here at once, whatever the network does.
 import "./captions_words.js";
 import { Ear } from "./ear.js";
-import { frame } from "./frame.js";
+import { frame, phone, swap } from "./frame.js";
 import { RoomReader } from "./rooms.js";
 import { RoomSender } from "./room_sender.js";
 import { t } from "./words.js";
@@ -44,7 +44,7 @@ function sync() {
   sender?.stop();
   reader?.close();
   sender = reader = null;
-  shownState("idle");
+  shownState($("enable").checked ? "needs" : "idle");
   const form = $("settings");
   for (const field of ["server", "room", "name", "workers"]) localStorage.setItem(`forebay.speak.${field}`, $(field).value);
   $("display").href = `/display?room=${encodeURIComponent($("room").value.trim())}`;
@@ -127,8 +127,9 @@ async function record() {
 }
 
 function busy(yes) {
-  $("record").hidden = yes;
-  $("enough").hidden = !yes;
+  if (yes) swap($("record"), $("enough"));
+  else swap($("enough"), $("record"));
+  if (yes && phone()) $("side").open = false; // the words need the screen now
 }
 
 function silence() {
@@ -143,7 +144,7 @@ const news = {
     if (sender && m.text.trim() && performance.now() - told > PREVIEW_MS) { told = performance.now(); sender.preview(m.text.trim().slice(0, 2000)); }
   },
   final: (m) => {
-    $("sure").textContent += m.text;
+    $("sure").append(m.text);
     $("open").textContent = "";
     $("log").scrollTop = $("log").scrollHeight;
     if (m.text.trim()) say(m.text.trim());

@@ -23,7 +23,9 @@ def register(app: typer.Typer, bench: typer.Typer) -> None:
 
 
 def bench_captions(
-    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8600",
+    url: Annotated[
+        str, typer.Option(help="Address of the server.", envvar="FOREBAY_URL")
+    ] = "http://127.0.0.1:8600",
     scenario: Annotated[str, typer.Option(help="fanout, rooms or network.")] = "fanout",
     displays: Annotated[int, typer.Option(min=1, help="Readers.")] = 1000,
     rooms: Annotated[int, typer.Option(min=2, help="Rooms, in the scenario rooms.")] = 100,
@@ -62,7 +64,9 @@ def caption(
     ],
     mic: Annotated[bool, typer.Option("--mic", help="Speak into the microphone.")] = False,
     wav: Annotated[Path | None, typer.Option(metavar="FILE", help="Or let a file speak.")] = None,
-    url: Annotated[str, typer.Option(help="Who recognises.")] = "http://127.0.0.1:8600",
+    url: Annotated[
+        str, typer.Option(help="Who recognises.", envvar="FOREBAY_URL")
+    ] = "http://127.0.0.1:8600",
     server: Annotated[
         str | None, typer.Option(help="Where the room is; an original's, too. Default: --url.")
     ] = None,

@@ -16,7 +16,9 @@ def register(bench: typer.Typer) -> None:
 
 
 def bench_all(
-    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8600",
+    url: Annotated[
+        str, typer.Option(help="Address of the server.", envvar="FOREBAY_URL")
+    ] = "http://127.0.0.1:8600",
     own: Annotated[
         bool, typer.Option("--own", help="Start a server for it, with synthetic engines.")
     ] = False,

@@ -23,7 +23,9 @@ def register(bench: typer.Typer, models: typer.Typer) -> None:
 
 
 def bench_text(
-    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8600",
+    url: Annotated[
+        str, typer.Option(help="Address of the server.", envvar="FOREBAY_URL")
+    ] = "http://127.0.0.1:8600",
     surface: Annotated[
         str, typer.Option(help="operation (/send_operation) or chat (/v1/chat/completions).")
     ] = "operation",
@@ -54,7 +56,9 @@ def bench_text(
 
 
 def bench_notebook(
-    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8600",
+    url: Annotated[
+        str, typer.Option(help="Address of the server.", envvar="FOREBAY_URL")
+    ] = "http://127.0.0.1:8600",
     concurrency: Annotated[int, typer.Option(min=1, help="People, each with a kernel.")] = 2,
     duration: Annotated[float, typer.Option(min=1, help="Seconds of running cells.")] = 20.0,
     lines: Annotated[int, typer.Option(min=1, help="Flushed lines of every tenth cell.")] = 50,

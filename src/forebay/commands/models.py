@@ -48,10 +48,10 @@ def show(as_json: bool) -> int:
     for title in ("engine", "state", "weights", "about"):
         rows.add_column(title, overflow="fold")
     for state in states:
-        marks = ", ".join(f"{n} {'' if there else '(missing)'}" for n, there in
+        marks = ", ".join(f"{n}{'' if there else ' (missing)'}" for n, there in
                           state.weights.items())  # fmt: skip
         ready = "[green]ready[/]" if state.ready else "[yellow]missing[/]"
-        rows.add_row(f"{state.kind}={state.name}", ready, marks.strip(), state.about)
+        rows.add_row(f"{state.kind}={state.name}", ready, marks, state.about)
     console.print(rows)
     console.print(f"weights are kept in {folder}", style="dim")
     for state in states:

@@ -2,9 +2,13 @@
 15 %; and two gateways hold 5,000 idle connections.
 
 The same number of speaking sessions per gateway runs over one gateway and over two; CPU seconds
-are read from the operating system, so that a busy machine does not count as cost. One gateway
-and two take turns, and the middle of the turns counts: what else the machine did meanwhile met
-both. The store's share is printed beside them.
+are read from the operating system. But two gateways with twice the people also make the machine
+twice as busy, and a busy processor takes longer for the same work (shared caches and cores,
+switches between processes). So there is a third arrangement: two servers that share nothing, each
+with one gateway, its own store and half the workers, under the same load as the two around one
+store. What two cost over that is what sharing a store costs; what those strangers cost over one
+alone is the machine's, and is printed too. The three take turns, and the middle of the turns
+counts. The store's share is printed beside them.
 """
 
 from __future__ import annotations
@@ -50,25 +54,37 @@ class Turn(NamedTuple):
     pieces: float
 
 
-async def turn(gateways: int, sessions: int, seconds: float) -> Turn:
-    """One measurement, with processes of its own."""
+async def turn(how: str, sessions: int, seconds: float) -> Turn:
+    """One measurement, with processes of its own. ``how``: ``alone``, ``shared`` (two gateways
+    around one store) or ``apart`` (two servers that share nothing)."""
+    gateways = 2 if how == "shared" else 1
+    workers = 1 if how == "apart" else 2
     async with Cluster() as cluster:
-        server = await cluster.serve(
-            *("--broker", "redis", "--gateways", str(gateways), "--workers", "speech=2"),
-            env={"FOREBAY_SERVER_SPARE_GATEWAY": "false"},
-        )
-        await cluster.ready(server, 2)
+        servers = []
+        for _ in range(2 if how == "apart" else 1):
+            server = await cluster.serve(
+                *("--broker", "redis", "--gateways", str(gateways)),
+                *("--workers", f"speech={workers}"),
+                env={"FOREBAY_SERVER_SPARE_GATEWAY": "false"},
+            )
+            await cluster.ready(server, workers)
+            servers.append(server)
         crowd = Crowd(
-            cluster.http, [server.tts], sessions * gateways, seconds + SETTLE_S + 4, spread_s=2
+            cluster.http,
+            [server.tts for server in servers],
+            sessions * gateways * len(servers),
+            seconds + SETTLE_S + 4,
+            spread_s=2,
         )
         await crowd.begin()
         await asyncio.sleep(SETTLE_S)  # whoever began late catches up at first
-        watched = server.gateways()
+        watched = [gateway for server in servers for gateway in server.gateways()]
+        ports = {int(server.http.rpartition(":")[2]) for server in servers}
         streams = []
         for gateway in watched:
             held = [c for c in gateway.net_connections("tcp") if c.status == "ESTABLISHED"]
-            streams.append(sum(c.laddr.port == int(server.http.rpartition(":")[2]) for c in held))
-        store = store_of(server)
+            streams.append(sum(c.laddr.port in ports for c in held))
+        store = [process for server in servers for process in store_of(server)]
         before, store_before = cpu_s(watched), sum(cpu_s(store))
         heard = sum(outcome.chunks for outcome in crowd.outcomes)
         began = time.monotonic()
@@ -83,21 +99,20 @@ async def turn(gateways: int, sessions: int, seconds: float) -> Turn:
         return Turn(per, 1000 * store_used / each, heard / each)
 
 
-async def turns(rounds: int, sessions: int, seconds: float) -> tuple[Turn, Turn]:
-    """One gateway and two, in turns; the middle of each figure."""
-    found: dict[int, list[Turn]] = {1: [], 2: []}
+async def turns(rounds: int, sessions: int, seconds: float) -> dict[str, Turn]:
+    """The three arrangements, in turns; the middle of each figure."""
+    found: dict[str, list[Turn]] = {"alone": [], "apart": [], "shared": []}
     for _ in range(rounds):
-        for gateways, seen in found.items():
-            seen.append(await turn(gateways, sessions, seconds))
-    one, two = (
-        Turn(
+        for how, seen in found.items():
+            seen.append(await turn(how, sessions, seconds))
+    return {
+        how: Turn(
             [statistics.median(column) for column in zip(*(t.gateways for t in seen), strict=True)],
             statistics.median(t.store for t in seen),
             statistics.median(t.pieces for t in seen),
         )
-        for seen in found.values()
-    )
-    return one, two
+        for how, seen in found.items()
+    }
 
 
 async def held(count: int) -> tuple[int, float, float]:
@@ -125,14 +140,25 @@ async def held(count: int) -> tuple[int, float, float]:
 
 async def main() -> int:
     wanted = options(__doc__ or "", sessions=50, seconds=8.0, rounds=3, connections=5000)
-    alone, both = await turns(wanted.rounds, wanted.sessions, wanted.seconds)
-    worst = max(both.gateways) / alone.gateways[0] - 1
+    seen = await turns(wanted.rounds, wanted.sessions, wanted.seconds)
+    alone, apart, both = seen["alone"], seen["apart"], seen["shared"]
+    one, strangers = alone.gateways[0], statistics.mean(apart.gateways)
+    worst = max(both.gateways) / max(apart.gateways) - 1
+    in_all = max(both.gateways) / one - 1
     still, memory_mb, each_mb = await held(wanted.connections)
     rows: list[tuple[str, str, str, bool | None]] = [
-        ("one gateway, CPU per stream", f"{alone.gateways[0]:.2f} ms/s", "", None),
-        ("each of two", ", ".join(f"{value:.2f} ms/s" for value in both.gateways), "", None),
-        ("pieces per stream", f"{alone.pieces:.2f}/s, {both.pieces:.2f}/s", "", None),
-        ("dearer than one alone", f"{worst:+.0%}", "<= +15 %", worst <= 0.15),
+        ("one gateway, CPU per stream", f"{one:.2f} ms/s", "", None),
+        ("each of two strangers", _each(apart), "", None),
+        ("each of two around one store", _each(both), "", None),
+        (
+            "pieces per stream",
+            ", ".join(f"{t.pieces:.2f}/s" for t in (alone, apart, both)),
+            "",
+            None,
+        ),
+        ("dearer for the busy machine", f"{strangers / one - 1:+.0%}", "", None),
+        ("dearer for the shared store", f"{worst:+.0%}", "<= +15 %", worst <= 0.15),
+        ("dearer in all", f"{in_all:+.0%}", "<= +15 %", in_all <= 0.15),
         ("the store, beside one", f"{alone.store:.2f} ms/s", "", None),
         ("the store, beside two", f"{both.store:.2f} ms/s", "", None),
         ("connections held", str(still), str(wanted.connections), still == wanted.connections),
@@ -140,8 +166,15 @@ async def main() -> int:
         ("memory of a connection", f"{each_mb * 1000:.0f} kB", "", None),
     ]
     return report(
-        "two gateways", rows, wanted.output_json, alone=alone._asdict(), both=both._asdict()
+        "two gateways",
+        rows,
+        wanted.output_json,
+        **{how: found._asdict() for how, found in seen.items()},
     )
+
+
+def _each(found: Turn) -> str:
+    return ", ".join(f"{value:.2f} ms/s" for value in found.gateways)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The first lines of a kernel's process: limits, then Jupyter's own kernel, set to flush soon.
 
 Run as a script by `kernel_process`, inside the jail where there is one: it imports nothing
-of forebay but `kernel_inside`, the file beside it. ``FOREBAY_KERNEL`` holds JSON: ``limits``
-(resource name to bytes or count), ``flush_s``, ``nice``; it is gone from the environment
-before any user code runs.
+of forebay but `kernel_inside` and `kernel_quick`, the files beside it. ``FOREBAY_KERNEL``
+holds JSON: ``limits`` (resource name to bytes or count), ``flush_s``, ``nice``; it is gone
+from the environment before any user code runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 
 __all__ = ["main"]
 
-INSIDE = "kernel_inside"
+INSIDE = ("kernel_quick", "kernel_inside")
+"""The second needs the first."""
 
 
 def _limit(limits: dict[str, int]) -> None:
@@ -40,10 +41,11 @@ def main() -> None:
         os.nice(settings["nice"])
 
     # Only now: what it loads counts against the limits.
-    spec = importlib.util.spec_from_file_location(INSIDE, Path(__file__).with_name(f"{INSIDE}.py"))
-    assert spec is not None and spec.loader is not None
-    inside = sys.modules[INSIDE] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(inside)
+    for name in INSIDE:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None and spec.loader is not None
+        inside = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(inside)
     inside.launch(settings.get("flush_s", 0.01))
 
 

@@ -1,6 +1,7 @@
 """Jupyter's kernel as it runs inside: what a cell says leaves at once, on the thread that says it.
 
-Loaded by `kernel_boot`, inside the jail where there is one: it imports nothing of forebay.
+Loaded by `kernel_boot`, inside the jail where there is one: it imports nothing of forebay but
+`kernel_quick`, the file beside it.
 
 As it comes, the kernel hands every message to a thread of its own, and a flush waits for
 that thread; each line costs two switches between threads that want the same interpreter lock.
@@ -18,8 +19,10 @@ Where the reader falls behind, the kernel waits instead of dropping what was pri
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found, unused-ignore]
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import signal
@@ -27,7 +30,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 from ipykernel import kernelapp
@@ -35,8 +38,14 @@ from ipykernel.iostream import IOPubThread, OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
+if TYPE_CHECKING:
+    from forebay.engines.kernel_quick import quicken, send
+else:
+    from kernel_quick import quicken, send  # the boot has loaded it by this name
+
 __all__ = ["launch"]
 
+SIGINT = int(signal.SIGINT)
 RESTS_AFTER = 100
 """Ticks without anything to send, after which the ticker sleeps until it is woken."""
 
@@ -48,12 +57,13 @@ def _undivided() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    # Without the names that `signal` gives to numbers: they cost more than the rest.
+    before = _signal.signal(SIGINT, lambda number, frame: came.append(number))
     try:
         yield
     finally:
         if before is not None:  # None: set by something that is not Python
-            signal.signal(signal.SIGINT, before)
+            _signal.signal(SIGINT, before)
         if came:
             signal.raise_signal(signal.SIGINT)
 
@@ -91,6 +101,23 @@ class Publisher(IOPubThread):  # type: ignore[misc, unused-ignore]
                     self._really_send(message, *args, **kwargs)
             finally:
                 self._sending = False
+
+    def _handle_pipe_msg(self, msg: Any) -> None:
+        """A forked process says something. What was printed here before it was forked may
+        still wait: that was said first."""
+        for stream in Prompt.ticker.waiting()[:1]:
+            stream.flush()
+        super()._handle_pipe_msg(msg)
+
+    def _really_send(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        if args or kwargs != {"copy": True} or self.closed or not self._is_master_process():
+            super()._really_send(msg, *args, **kwargs)
+            return
+        try:
+            send(self.socket, msg)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.ENOTSOCK:  # it was closed meanwhile: the kernel is ending
+                raise
 
 
 class _Ticker(threading.Thread):
@@ -203,9 +230,38 @@ class _NoShellThread:
 class Kernel(IPythonKernel):  # type: ignore[misc, unused-ignore]
     """Says only what is read."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._requests: set[asyncio.Task[None]] = set()
+        shell: Any = self.shell
+        quicken(self.session, shell)
+        self._once = shell.transform_cell
+
     _supports_kernel_subshells = False
     _execute_sleep = 0.0
     """Seconds before each reply, for output that comes late: here it has left."""
+
+    def start(self) -> None:
+        """As it comes, with one task for each request instead of two, one for the other."""
+        super().start()
+        self._context = contextvars.copy_context()  # all requests see what one of them sets
+        requests: Any = self.shell_stream
+        requests.on_recv(self._asked, copy=False)
+
+    def _asked(self, message: Any) -> None:
+        work = self.shell_main(None, message)
+        task = asyncio.get_running_loop().create_task(work, context=self._context)
+        self._requests.add(task)
+        task.add_done_callback(self._answered)
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._requests.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.error("a request failed", exc_info=error)
+
+    async def do_execute(self, code: str, *args: Any, **kwargs: Any) -> Any:
+        self._once.expect(code)
+        return await super().do_execute(code, *args, **kwargs)
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, cell: Any) -> Iterator[None]:

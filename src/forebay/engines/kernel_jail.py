@@ -37,6 +37,7 @@ MiB = 1024 * 1024
 HOME = "/home/notebook"
 BOOT = Path(__file__).with_name("kernel_boot.py")
 INSIDE = Path(__file__).with_name("kernel_inside.py")
+QUICK = Path(__file__).with_name("kernel_quick.py")
 PROBE_S = 10.0
 KEPT = (
     "PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "PYTHONUTF8",
@@ -96,7 +97,7 @@ class Jail:
                 argv += ["--size", str(min(limits.disk_bytes, 256 * MiB))]
             argv += ["--tmpfs", place]
         argv += _python()  # after the temporary folders: it may live in one of them
-        for part in (BOOT, INSIDE):
+        for part in (BOOT, INSIDE, QUICK):
             argv += ["--ro-bind", str(part), str(part)]
         argv += ["--bind", str(work), HOME, "--bind", str(sockets), str(sockets), "--chdir", HOME]
         argv += ["--remount-ro", "/", "--clearenv"]  # the root is memory: nothing is kept there

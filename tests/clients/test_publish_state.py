@@ -179,11 +179,60 @@ def test_the_oldest_gives_way_when_the_outbox_is_full():
     state = PublishState("c", forebay=True)
     for text in "ab":
         state.final(said(text))
-    skip = state.drop_oldest()
-    assert skip == Message(1, {}, skip=True)
-    assert state.drop_oldest() == Message(2, {}, skip=True)
-    assert state.drop_oldest() is None
+    assert state.drop_oldest() == (Message(1, {}, skip=True), [1])
+    assert state.drop_oldest() == (Message(2, {}, skip=True), [2])
+    assert state.drop_oldest() == (None, [])
     assert state.counters.dropped == 2 and state.counters.queued == 0
+    assert state.settled == 2 and state.idle  # the server hears of it with the next caption
+
+
+def test_what_gives_way_behind_a_request_under_way_is_told_to_the_server():
+    state, server = PublishState("c", forebay=True), Server()
+    state.final(said("a"))
+    request = state.take(0)
+    assert request is not None
+    for text in "bcd":
+        state.final(said(text))
+    assert state.drop_oldest() == (Message(2, {}, skip=True), [])
+    assert state.drop_oldest() == (Message(3, {}, skip=True), [])
+    assert not state.idle
+    state.answered(request, server.take(request, 0), 0)
+    rest = state.take(0)
+    assert rest is not None and [(m.seq, m.skip) for m in rest.messages] == [
+        (2, True), (3, True), (4, False),
+    ]  # fmt: skip
+    state.answered(rest, server.take(rest, 0), 0)
+    assert server.shown == ["a", "d"] and state.idle and state.settled == 4
+
+
+def test_a_server_that_stays_away_lets_nothing_pile_up():
+    state, server = PublishState("c", forebay=True), Server()
+    for n in range(100):
+        state.final(said(str(n)))
+    for n in range(100, 5000):
+        if n % 500 == 0 and (request := state.take(n)) is not None:
+            state.failed(request, n, 0.5)
+        state.drop_oldest()
+        state.final(said(str(n)))
+    assert state.counters.queued == 100 and state.counters.dropped == 4900
+    assert len(state._skips) + len(state._done) <= 100
+    while (request := state.take(9999)) is not None:
+        state.answered(request, server.take(request, 0), 9999)
+    assert server.shown == [str(n) for n in range(4900, 5000)] and state.idle
+
+
+def test_what_comes_back_stands_where_it_was():
+    state = PublishState("c", forebay=True)
+    for n in range(64 * 2):
+        state.final(said(str(n)))
+    first = state.take(0)
+    assert first is not None and state.take(0) is None  # no further ahead than a server holds
+    state.failed(first, 0, 0)
+    again = state.take(99)
+    assert again is not None and [m.seq for m in again.messages] == list(range(1, 65))
+    state.answered(again, {"results": [{"status": 429}, *[{}] * 63]}, 99)
+    state.final(said("new"))
+    assert [m.seq for m in state._waiting] == [1, *range(65, 130)]
 
 
 def test_an_earlier_life_goes_on_where_it_stopped():

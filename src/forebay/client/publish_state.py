@@ -13,10 +13,13 @@ at a time, or ``parallel``, in whatever order they arrive there.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import msgspec
 
 from forebay.errors import BadRequest
 
@@ -31,9 +34,9 @@ BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
 BUSY_S = 1.0  # at least, after a "too fast": then a good part of what waits is taken
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """``body``: the fields of one caption. ``skip``: its number will never come."""
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """``body``: the fields of one caption. ``skip``: its number will never come. (Thousands may
+    wait: the garbage collector is not to count them, or it would hold up who speaks.)"""
 
     seq: int
     body: Mapping[str, Any]
@@ -86,6 +89,7 @@ class PublishState:
 
     _waiting: deque[Message] = field(default_factory=deque)
     _flying: dict[int, Request] = field(default_factory=dict)
+    _skips: list[int] = field(default_factory=list)  # a heap: given up while they waited
     _done: set[int] = field(default_factory=set)
     _preview: tuple[Mapping[str, Any], float] | None = None
     _number: int = 0
@@ -118,20 +122,40 @@ class PublishState:
             self.counters.previews_dropped += 1
         self._preview = (body, now)
 
-    def drop_oldest(self) -> Message | None:
-        """The oldest caption that waits becomes a `skip`; None when nothing can be dropped."""
-        for at, message in enumerate(self._waiting):
+    def drop_oldest(self) -> tuple[Message | None, list[int]]:
+        """The oldest caption that waits becomes a `skip`: it, if there was one, and the numbers
+        that need no keeping any more. What directly follows `settled` needs no telling."""
+        found = None
+        while self._waiting and found is None:
+            message = self._waiting.popleft()
+            heapq.heappush(self._skips, message.seq)
             if not message.skip:
-                self._waiting[at] = skip = Message(message.seq, {}, skip=True)
+                found = Message(message.seq, {}, skip=True)
                 self.counters.dropped += 1
                 self.counters.queued -= 1
-                return skip
-        return None
+        gone: list[int] = []
+        while self._skips and self._skips[0] == self.settled + 1:
+            gone += self._finish(Message(heapq.heappop(self._skips), {}, skip=True))
+        return found, gone
+
+    def _next(self) -> Message | None:
+        """The message with the lowest number of those that wait."""
+        if self._skips and (not self._waiting or self._skips[0] < self._waiting[0].seq):
+            return Message(self._skips[0], {}, skip=True)
+        return self._waiting[0] if self._waiting else None
+
+    def _pop(self, message: Message) -> None:
+        """``message``, which is the `_next`, waits no more."""
+        if self._skips and self._skips[0] == message.seq:
+            heapq.heappop(self._skips)
+        else:
+            self._waiting.popleft()
 
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is under way."""
-        return not self._waiting and not self._flying and self._preview is None
+        waits = self._waiting or self._skips or self._preview is not None
+        return not waits and not self._flying
 
     @property
     def flying(self) -> int:
@@ -143,9 +167,13 @@ class PublishState:
 
     # ------------------------------------------------------------------- sending
 
+    def ready(self, now: float) -> bool:
+        """Whether another request may begin now."""
+        return now >= self.retry_at and len(self._flying) < self._limit()
+
     def take(self, now: float) -> Request | None:
         """The next request to make now, if any."""
-        if now < self.retry_at or len(self._flying) >= self._limit():
+        if not self.ready(now):
             return None
         self._forget_stale(now)
         if self.forebay:
@@ -164,11 +192,12 @@ class PublishState:
 
     def _batch(self) -> Request | None:
         messages: list[Message] = []
-        while self._waiting and len(messages) < BATCH:
-            if self._waiting[0].seq > self.settled + AHEAD:
+        while (message := self._next()) is not None and len(messages) < BATCH:
+            if message.seq > self.settled + AHEAD:
                 break
-            messages.append(self._waiting.popleft())
-        preview = self._take_preview() if not self._waiting else None
+            self._pop(message)
+            messages.append(message)
+        preview = self._take_preview() if message is None else None
         if not messages and preview is None:
             return None
         wire = [message.wire() for message in messages]
@@ -178,12 +207,13 @@ class PublishState:
         return self._fly(messages, preview, json, batch=True)
 
     def _single(self) -> Request | None:
-        while self._waiting and self._waiting[0].skip:  # nobody there would understand it
+        while (message := self._next()) is not None and message.skip:
             if self.forebay is None:
                 break
-            self._finish(self._waiting.popleft())
-        if self._waiting:
-            message = self._waiting.popleft()
+            self._pop(message)  # nobody there would understand it
+            self._finish(message)
+        if message is not None:
+            self._pop(message)
             json = message.wire()
             if self.forebay is None:
                 json |= {"client_id": self.client_id, "settled": self.settled}
@@ -300,5 +330,11 @@ class PublishState:
             self.counters.previews_dropped += 1
 
     def _back(self, messages: list[Message]) -> None:
-        if messages:
-            self._waiting = deque(sorted([*messages, *self._waiting], key=lambda m: m.seq))
+        """They wait again. All were taken from the front: only what other requests brought
+        back can belong before or between them, so nothing else is looked at."""
+        if not messages:
+            return
+        last, front = max(message.seq for message in messages), list(messages)
+        while self._waiting and self._waiting[0].seq < last:
+            front.append(self._waiting.popleft())
+        self._waiting.extendleft(sorted(front, key=lambda message: message.seq, reverse=True))

@@ -48,6 +48,9 @@ State = Literal["idle", "ok", "retrying", "offline", "refused", "closed"]
 
 CHECK_S = 5.0
 """Between two looks at the server, which also keep the connections open."""
+SPACE_S = 0.001
+"""Between the beginnings of two requests: making one keeps the interpreter to itself for half a
+millisecond, and whoever speaks has a turn before the next."""
 ANSWER_BYTES = 256 * 1024
 MAX_TEXT_CHARS = 2000
 
@@ -117,6 +120,7 @@ class CaptionPublisher:
         self._unanswered_since: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
+        self._nudged = False  # the thread was told, and has not looked since
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="captions", daemon=True)
         self._thread.start()
@@ -139,14 +143,19 @@ class CaptionPublisher:
             if preview:
                 self._state.preview(body, time.monotonic())
             seq = 0 if preview else self._queue(body)
-        self._nudge()
+            ready = self._state.ready(time.monotonic())
+        if ready:  # else an answer, or the time to try again, comes first and wakes the thread
+            self._nudge()
         return seq
 
     def _queue(self, body: dict[str, Any]) -> int:
         if self._state.counters.queued >= self._max_messages:
-            dropped = self._state.drop_oldest()
-            if dropped is not None and self._box is not None:
-                self._box.put(dropped)
+            dropped, gone = self._state.drop_oldest()
+            if self._box is not None:
+                if gone:
+                    self._box.forget(gone, self._state.settled)
+                if dropped is not None and dropped.seq not in gone:
+                    self._box.put(dropped)
         message = self._state.final(body)
         if self._box is not None:
             self._box.put(message)
@@ -203,7 +212,10 @@ class CaptionPublisher:
 
     def _nudge(self) -> None:
         loop, wake = self._loop, self._wake
-        if loop is not None and wake is not None and not loop.is_closed():
+        if self._nudged or loop is None or wake is None:
+            return
+        if not loop.is_closed():
+            self._nudged = True
             loop.call_soon_threadsafe(wake.set)
 
     # ------------------------------------------------------- the publisher's thread
@@ -236,10 +248,12 @@ class CaptionPublisher:
         flying: set[asyncio.Task[None]] = set()
         while not self._over():
             self._wake.clear()
+            self._nudged = False  # before looking: what comes from now on is told anew
             while (request := self._take()) is not None:
                 task = tasks.create_task(self._post(http, request))
                 flying.add(task)
                 task.add_done_callback(flying.discard)
+                await asyncio.sleep(SPACE_S)
             self._look()
             try:
                 await asyncio.wait_for(self._wake.wait(), self._pause_s())

@@ -111,6 +111,13 @@ def test_what_a_camera_appends_is_let_be() -> None:
     assert read_head(picture("JPEG") + b"\0\0\0\x18ftypmp42" + b"\0" * 500).width == 37
 
 
+@pytest.mark.parametrize("other", [picture("JPEG"), b"GIF89a", b"Rar!\x1a\x07", b"\x7fELF"])
+def test_what_follows_a_png_is_no_file_of_its_own(other: bytes) -> None:
+    with pytest.raises(BadImage, match="at once"):
+        read_head(picture("PNG") + other)
+    assert read_head(picture("PNG") + b"\0" * 8).width == 37
+
+
 JPEG = picture("JPEG")
 PNG = picture("PNG")
 WEBP, LOSSLESS, EXTENDED = GOOD[3][1], GOOD[4][1], GOOD[5][1]

@@ -173,6 +173,8 @@ async def test_restart_takes_the_id_from_query_or_body_and_keeps_files(
     assert (status, told["status"], told["notebook_id"]) == (200, "ok", book)
     after = await run(http, "print('v' in globals(), open('kept.txt').read())", book)
     assert after["outputs"][0]["content"] == "False yes\n"
+    status, told = await post(http, f"/restart_kernel?notebook_id=no-{book}&lang=zh")
+    assert (status, told["status"], told["message"]) == (200, "error", "笔记本不存在")
 
 
 async def test_files_are_created_listed_read_and_refused_by_name(

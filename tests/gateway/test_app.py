@@ -52,6 +52,16 @@ async def test_unknown_paths_and_methods_are_json_errors_with_an_id() -> None:
     assert (await call(app, "/healthz", method="WEBSOCKET")).status == 404
 
 
+async def test_unknown_paths_of_an_originals_port_are_in_its_own_words() -> None:
+    app = application(context())
+    words = {"api": "detail", "api-alt": "detail", "notebook": "detail", "captions": "error"}
+    for name, word in words.items():
+        missing = await call(app, "/nope", personality=PERSONALITIES[name])
+        assert (missing.status, missing.json[word]) == (404, "nothing is served at this path")
+        wrong = await call(app, "/healthz", method="PUT", personality=PERSONALITIES[name])
+        assert (wrong.status, wrong.json[word]) == (405, "method PUT is not one of GET")
+
+
 async def test_a_refusal_keeps_its_words_and_its_retry_after() -> None:
     async def full(*_: Any) -> None:
         raise QueueFull("the queue holds 10, expected fewer than 10", retry_after_s=7, depth=10)

@@ -214,6 +214,9 @@ async def _await_audio(socket: aiohttp.ClientWebSocketResponse, begun: float) ->
             )
         if said.get("type") == "error":
             detail = f"{said.get('code')}: {said.get('message')}"
+            if "no speech model is served" in detail:  # one that should be, /readyz misses too
+                hint = "meant so? then nothing; else see workers.speech and --engine speech=..."
+                return Finding(name="/tts", state="warn", detail=detail, next=hint)
             return Finding(name="/tts", state="fail", detail=detail, next="forebay jobs list")
     return Finding(
         name="/tts",

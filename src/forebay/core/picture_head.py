@@ -133,6 +133,19 @@ def _jpeg(data: Bytes) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------ png
 
 
+_AFTER_PNG = (
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"\x89PNG",
+    b"RIFF",
+    b"Rar!",
+    b"7z\xbc\xaf",
+    b"\x7fELF",
+    b"MZ",
+)
+"""What another file would begin with. A jpeg may end so: telephones put films there."""
+
+
 def _png(data: Bytes) -> tuple[int, int]:
     length, kind, width, height = _unpack(">I4sII", data, 8)
     (crc,) = _unpack(">I", data, 29)
@@ -145,6 +158,8 @@ def _png(data: Bytes) -> tuple[int, int]:
         if at > len(data):
             raise _cut()
         if kind == b"IEND":
+            if bytes(data[at : at + 4]).startswith(_AFTER_PNG):
+                raise BadImage("the file is a png and another file at once")
             return width, height
     raise BadImage("a png of too many chunks")
 

@@ -63,6 +63,7 @@ class GatewayApp:
         answer = _Answer(send, self._cors(scope))
         request_id = scope["forebay.request_id"] = new_request_id()
         pattern = "none"
+        answer.face = port_of(scope).personality.errors  # until the path's own is known
         try:
             if scope["method"] == "OPTIONS" and answer.extra:
                 await _preflight(scope, answer)

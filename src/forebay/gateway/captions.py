@@ -416,7 +416,7 @@ ROUTES = [
     _row("GET", "/api/stream", stream, PUBLIC),
     *(
         _row(method, path, handler, needs, works=method == "POST")
-        for path in ("/server.php", "/{folder}/server.php")
+        for path in ("/server.php", "/{folder}/server.php", "/{above}/{folder}/server.php")
         for method, handler, needs in (
             ("POST", php_post, "room:publish"),
             ("GET", php_get, PUBLIC),

@@ -84,7 +84,10 @@ def _get(path: str, handler: object) -> Route:
 
 
 ROUTES = [
-    *(_get(path, display) for path in ("/display", "/display.php", "/{folder}/display.php")),
+    _get("/display", display),
+    _get("/display.php", display),
+    _get("/{folder}/display.php", display),
+    _get("/{above}/{folder}/display.php", display),
     _get("/captions", landing),
     _get("/room", console),
     _get("/speak", speak),

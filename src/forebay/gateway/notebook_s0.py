@@ -152,16 +152,21 @@ async def check(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext)
 
 async def restart(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
     """``POST /restart_kernel``: id in the query or in the body. Files are kept; a cell that
-    runs is lost, one that waits is cancelled."""
+    runs is lost, one that waits is cancelled. An unknown id is an error with status 200."""
     body = await asked(scope, receive)
     if body is None:
         return
     notebook, tenant = body.notebook(), scope["forebay.tenant"]
+    lang = language_of(scope)
+    if not await is_known(ctx, tenant, notebook):
+        said = say("no_notebook", lang)
+        await reply_json(send, {"status": "error", "notebook_id": notebook, "message": said})
+        return
     view = await live_job(ctx, tenant, notebook)
     if view is not None and view.state == "queued":
         await ctx.broker.cancel(view.spec.id, reason="the kernel was restarted")
     await control(ctx, tenant, notebook, "restart")
-    said = say("restarted", language_of(scope))
+    said = say("restarted", lang)
     await reply_json(send, {"status": "ok", "notebook_id": notebook, "message": said})
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from forebay.errors import ConfigError
+from forebay.gateway.responses import ErrorFace
 
 __all__ = ["MAIN", "PERSONALITIES", "Personality", "Port", "is_loopback", "personality"]
 
@@ -26,6 +27,7 @@ class Personality:
     ``face``: what ``/`` is. ``greeting``: whether the server speaks first on `/chat`
     (patient: only after a while without a first message). ``compat``: the looser rules an
     original had (any Origin, ``?api_key=``, CORS ``*``), on loopback or behind a key only.
+    ``errors``: the shape of errors at paths it does not have.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Personality:
     about: str
     compat: bool = True
     greeting: Greeting = "silent"
+    errors: ErrorFace = "openai"
     ping_s: float | None = None
     pong_s: float | None = None
     ws_message_bytes: int | None = None
@@ -93,24 +96,28 @@ PERSONALITIES: dict[str, Personality] = {
             name="captions",
             port=3000,
             face="captions",
+            errors="error",
             about="captions: /api/send, /api/list, /display, server.php",
         ),
         Personality(
             name="api",
             port=8000,
             face="photos",
+            errors="detail",
             about="photo enhancement and its page; recognition's REST, as the Python service had it",
         ),
         Personality(
             name="api-alt",
             port=8001,
             face="photos",
+            errors="detail",
             about="the same, where the stress tests look for it",
         ),
         Personality(
             name="notebook",
             port=18600,
             face="info",
+            errors="detail",
             about="the notebook backend: /send_operation, /execute, files",
         ),
         Personality(

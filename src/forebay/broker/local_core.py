@@ -164,7 +164,8 @@ class Core(Dispatch):
             self.bury(entry)
         if job.phase is Phase.CANCELLED:
             self._drop_blobs_of(entry)
-        self.timers.at(job.ended_s + job.row.after_end_s, lambda: self.forget(entry))
+        name, when = entry.id, job.ended_s  # not the entry: forgotten sooner, it is free then
+        self.timers.at(when + job.row.after_end_s, lambda: self._forget_late(name, when))
         if debugging():
             log.debug("job.ended", job=entry.id, state=ended.state, code=ended.code)
         self._end_pipes(entry, cancel=ended.state == "cancelled")
@@ -205,6 +206,11 @@ class Core(Dispatch):
         names, entry.blobs = entry.blobs, set()
         if names:
             self.drop_blobs(names)
+
+    def _forget_late(self, job: str, ended_s: float) -> None:
+        entry = self.entries.get(job)
+        if entry is not None and entry.job.ended_s == ended_s:  # else a newer one of that id
+            self.forget(entry)
 
     def forget(self, entry: Entry) -> None:
         """The window after the end has passed."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from forebay.broker import HOLD_S, Assign, CancelJob, InputPush, LeaseLost, WorkerSink
@@ -149,6 +149,13 @@ class LinkClient(Keeper):
             self._wire.hold(HOLD_S)
         else:
             self._wire.release()
+
+    def soon(self, work: Callable[..., None], *arguments: Any) -> None:
+        """See `WorkerBroker.soon`."""
+        if self._wire is None:
+            asyncio.get_running_loop().call_soon(work, *arguments)
+        else:
+            self._wire.soon(work, *arguments)
 
     def beat(self, worker: str, load: Mapping[str, Any]) -> None:
         """See `WorkerBroker.beat`. Blocks at most `BEAT_TIMEOUT_S`; one calling thread only.

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import structlog
 
@@ -55,6 +55,8 @@ class Wire(asyncio.Protocol):
         self._held: asyncio.TimerHandle | None = None
         self._since = 0.0  # the first of `_queue` has waited
         self._due = False
+        self._reading = False
+        self._read: list[tuple[Callable[..., None], tuple[Any, ...]]] = []  # for its end
         self.error: Exception | None = None
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
@@ -65,6 +67,30 @@ class Wire(asyncio.Protocol):
         transport.write(GREETING + b"".join(frames(encode(self._hello), control=True)))
 
     def data_received(self, data: bytes) -> None:
+        self._reading = self._due = True
+        try:
+            self._take(data)
+            while self._read:
+                self._next()
+        finally:
+            self._reading = False
+            self._flush()
+
+    def _next(self) -> None:
+        """What was to be done when the read had been handed over."""
+        todo, self._read = self._read, []
+        for work, arguments in todo:
+            work(*arguments)
+
+    def soon(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Call ``work`` once all that was read together has been handed over; outside of a
+        read in the loop's next turn. What it sends leaves with what they sent."""
+        if self._reading:
+            self._read.append((work, arguments))
+        else:
+            self._loop.call_soon(work, *arguments)
+
+    def _take(self, data: bytes) -> None:
         greeted = self._reader.greeting is not None
         try:
             self._reader.feed(data)
@@ -98,8 +124,8 @@ class Wire(asyncio.Protocol):
             self._transport.resume_reading()
 
     def send(self, message: FromWorker) -> None:
-        """Queue for the end of this loop tick, or, in a long one, until the first that waits
-        has waited for `TICK_S`. Raises `TooLarge` over one frame."""
+        """Queue for the end of this read or loop tick, or, in a long one, until the first that
+        waits has waited for `TICK_S`. Raises `TooLarge` over one frame."""
         parts = frames(encode(message), control=False, limit_bytes=FRAME_BYTES)
         now = time.perf_counter()
         if not self._queue:

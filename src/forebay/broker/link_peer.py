@@ -40,6 +40,8 @@ TURN_S = 0.005
 HELLO_S = 5.0
 CLOSE_S = 1.0
 HIGH_WATER_BYTES = 256 * 1024
+JOINED_BYTES = 64 * 1024
+"""Input of one job in one message, where it came in several at once."""
 BACKLOG_BYTES = 32 * 1024 * 1024
 """Unsent bytes to one worker at which it counts as lost."""
 
@@ -212,8 +214,10 @@ class Peer(asyncio.Protocol):
             return
         if isinstance(message, InputPush):
             size = sum(map(size_of, message.items))
-            self._data.append((message, size))
             self._data_bytes += size
+            if self._data:
+                message, size = self._joined(message, size)
+            self._data.append((message, size))
         else:
             try:
                 self._control.extend(frames(encode(message), control=True))
@@ -228,6 +232,18 @@ class Peer(asyncio.Protocol):
                     self._say(self._transport)
                     return
         self._due()
+
+    def _joined(self, message: InputPush, size: int) -> tuple[InputPush, int]:
+        """``message`` with what waits before it of the same job: a client that is ahead sends
+        several pieces at once, and its worker takes them together."""
+        last, held = self._data[-1]
+        if (last.job, last.attempt) != (message.job, message.attempt):
+            return message, size
+        if held + size > JOINED_BYTES:
+            return message, size
+        self._data.pop()
+        items = [*last.items, *message.items]
+        return InputPush(job=last.job, attempt=last.attempt, items=items), held + size
 
     def say(self, message: Pools | Failure) -> None:
         self._control.extend(frames(encode(message), control=True))

@@ -181,17 +181,18 @@ class Intake:
 
 def _check(row: Row, items: Sequence[InputItem]) -> list[int]:
     """Refuse items that no stream may hold, before anything is recorded. Their sizes."""
-    limit, ended = row.item_limit_bytes, False
-    sizes = [size_of(item) for item in items]
-    for item, size in zip(items, sizes, strict=True):
-        if size > limit:
+    ended, sizes = False, []
+    for item in items:
+        size = size_of(item)
+        if size > row.item_bytes and size > row.item_limit_bytes:
             raise TooLarge(
-                f"one input item has {size} bytes, expected no more than {limit}",
-                limit_bytes=limit,
+                f"one input item has {size} bytes, expected no more than {row.item_limit_bytes}",
+                limit_bytes=row.item_limit_bytes,
             )
         if ended:
             raise BadRequest("the input has ended")
         ended = isinstance(item, End)
+        sizes.append(size)
     return sizes
 
 
@@ -200,11 +201,13 @@ def _check_room(entry: Entry, sizes: Sequence[int]) -> tuple[int, int]:
     row = entry.job.row
     held, items = entry.unheard()
     size = held + sum(sizes)
-    limit = max(HARD_BOUND * row.input_bytes, row.input_bytes + row.item_limit_bytes)
-    if size > limit and held > 0:
-        raise TooLarge(
-            f"{size} bytes of input are waiting, expected no more than {limit}", limit_bytes=limit
-        )
+    if size > HARD_BOUND * row.input_bytes and held > 0:
+        limit = max(HARD_BOUND * row.input_bytes, row.input_bytes + row.item_limit_bytes)
+        if size > limit:
+            raise TooLarge(
+                f"{size} bytes of input are waiting, expected no more than {limit}",
+                limit_bytes=limit,
+            )
     return size, items + len(sizes)
 
 

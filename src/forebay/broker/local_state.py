@@ -55,8 +55,6 @@ __all__ = ["DeadLetter", "Entry", "Held", "PipeRecord", "Pool", "Worker"]
 ASSUMED_S = 10.0
 """Sound in a recognition session, until one was measured."""
 
-_NUMBERED = (Text, Sound, End)
-
 ENTRY_BYTES = 4096
 """What a job counts for in the store beside its streams."""
 
@@ -326,21 +324,23 @@ class Entry:
     def note_input(self, items: list[InputItem]) -> None:
         """Bring the record up to what the input stream now holds."""
         job = self.job
-        for item in items:
-            named = blobs_of(item)
-            if named:
-                self.blobs.update(named)
         job.input_head = self.inp.head
         job.input_ended = self.inp.ended
         for item in items:
-            if isinstance(item, _NUMBERED):
-                job.seq = max(job.seq, item.seq)
             if isinstance(item, Sound):  # most of all input
+                if item.seq > job.seq:
+                    job.seq = item.seq
+                if item.blob:
+                    self.blobs.add(item.blob)
                 continue
+            self.blobs.update(blobs_of(item))
             if isinstance(item, Prompt):
                 job.units += 1
             elif isinstance(item, Text):
+                job.seq = max(job.seq, item.seq)
                 job.units = max(job.units, item.unit + len(item.text))
+            elif isinstance(item, End):
+                job.seq = max(job.seq, item.seq)
 
     def unread(self) -> list[InputItem]:
         """What the next lease must carry."""
@@ -352,11 +352,11 @@ class Entry:
     def note_output(self, events: list[OutputEvent]) -> None:
         """Remember what decides how an answer recovers, and what was said."""
         for event in events:
+            if isinstance(event, Heard):  # most of all output of recognition
+                continue
             named = blobs_of(event)
             if named:
                 self.blobs.update(named)
-            if isinstance(event, Heard):  # most of all output of recognition
-                continue
             if isinstance(event, ToolCalls):
                 self.job.tools = True
             elif isinstance(event, Usage):

@@ -309,7 +309,8 @@ class WorkerSide:
     def _recorded(self, entry: Entry, batch: list[OutputEvent], consumed: Consumed) -> None:
         """Bring record, windows and input up to a commit."""
         job = entry.job
-        cleared(job)
+        if job.strikes:
+            cleared(job)
         entry.note_output(batch)
         if consumed != job.consumed:
             at, was = consumed, job.consumed
@@ -317,7 +318,8 @@ class WorkerSide:
                 job.consumed = consumed
                 if not entry.keeps_input:
                     entry.inp.drop_through(consumed.offset)
-                self.core.input_moved(entry)
+                if entry.room:
+                    self.core.input_moved(entry)
                 worker = self.core.workers.get(job.worker)
                 if worker is not None and worker.behind:
                     self.core.caught_up(worker, entry)

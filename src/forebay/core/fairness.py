@@ -31,6 +31,8 @@ _PRUNE_OVER = 1024  # tenants remembered before those that no longer matter are 
 
 def head_start_s(priority: int) -> float:
     """Model seconds that ``priority`` is worth, at most `HEAD_START_S` either way."""
+    if not priority:
+        return 0.0
     return max(-HEAD_START_S, min(HEAD_START_S, priority * PRIORITY_STEP_S))
 
 
@@ -72,8 +74,7 @@ class FairQueue:
 
     def push(self, job: str, *, tenant: str, cost_s: float, priority: int = 0) -> Ticket:
         """Queue a job for the first time. Keep the ticket: `restore` takes it back."""
-        tag = self._tag(tenant)
-        self.charge(tenant, cost_s)
+        tag = self._charge(tenant, cost_s)
         self._seq += 1
         ticket = Ticket(tag - head_start_s(priority), self._seq, job)
         self._insert(ticket)
@@ -81,8 +82,7 @@ class FairQueue:
 
     def pass_by(self, *, tenant: str, cost_s: float, priority: int = 0) -> None:
         """`push` and `take` of a job that nobody waits before: the accounts are the same."""
-        served = self._tag(tenant) - head_start_s(priority)
-        self.charge(tenant, cost_s)
+        served = self._charge(tenant, cost_s) - head_start_s(priority)
         self._seq += 1
         self.virtual_s = max(self.virtual_s, served)
 
@@ -98,11 +98,17 @@ class FairQueue:
 
     def charge(self, tenant: str, cost_s: float) -> None:
         """Count work to a tenant: on arrival, and what it took beyond the estimate."""
-        weight = self._weights.get(tenant, 1.0)
-        self._last[tenant] = self._tag(tenant) + max(0.0, cost_s) / weight
+        self._charge(tenant, cost_s)
+
+    def _charge(self, tenant: str, cost_s: float) -> float:
+        """`charge`; what the tenant's tag was."""
+        tag = self._tag(tenant)
+        cost = cost_s / self._weights.get(tenant, 1.0)
+        self._last[tenant] = tag + cost if cost > 0.0 else tag
         if len(self._last) > self._prune_at:
             self._last = {t: tag for t, tag in self._last.items() if tag > self.virtual_s}
             self._prune_at = max(_PRUNE_OVER, 2 * len(self._last))
+        return tag
 
     def remove(self, job: str) -> bool:
         """Take a job out without serving it (cancelled, expired); False if it is not in."""

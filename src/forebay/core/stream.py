@@ -69,12 +69,9 @@ _TAGS: dict[type, str] = {}
 
 
 def _marks_of(item: Input | Output) -> dict[str, int]:
-    kind = type(item)
-    if kind in _UNMARKED:
-        return _NONE
-    if isinstance(item, Text):
-        return {"units": item.unit + len(item.text)}
-    return marks(item) if isinstance(item, Output) else _NONE
+    if isinstance(item, Output):
+        return marks(item)
+    return {"units": item.unit + len(item.text)} if isinstance(item, Text) else _NONE
 
 
 _NONE: dict[str, int] = {}
@@ -212,8 +209,15 @@ class StreamLog(Generic[T]):
         self._sizes.append(size)
         self.bytes += size
         self.head = item.offset
-        tag = tag_of(item)
+        kind: type = type(item)
+        tag = _TAGS.get(kind) or tag_of(item)
         self.counts[tag] = self.counts.get(tag, 0) + 1
+        if kind in _UNMARKED:
+            if tag == self.window.replaceable:
+                self._replace(cast(Output, item))
+            elif kind is End:
+                self.ended = True
+            return
         if tag == self.window.replaceable:
             self._replace(cast(Output, item))
         for name, value in _marks_of(item).items():
@@ -373,8 +377,9 @@ class Stamper:
         Raises `EngineFailed` for audio that does not go on at the next unit; nothing is
         counted then.
         """
-        tag = tag_of(event)
-        totals = self._totals(event)
+        kind = type(event)
+        tag = _TAGS.get(kind) or tag_of(event)
+        totals = _NONE if kind in _UNMARKED else self._totals(event)
         self.last_offset += 1
         self.counts[tag] = n = self.counts.get(tag, 0) + 1
         stamped: OutputEvent = msgspec.structs.replace(
@@ -385,9 +390,12 @@ class Stamper:
         return stamped
 
     def _totals(self, event: OutputEvent) -> dict[str, int]:
+        if isinstance(event, Heard):  # most of what is counted
+            return {
+                "told": self.marks.get("told", 0) + len(event.text),
+                "samples": max(event.samples, self.marks.get("heard", 0)),
+            }
         match event:
-            case Partial():  # the most of them
-                return _NONE
             case TextDelta():
                 return {
                     "chars": self.marks.get("chars", 0) + len(event.text),
@@ -405,11 +413,6 @@ class Stamper:
                 return {
                     "chars": self.marks.get("chars", 0) + len(event.text),
                     "end": max(event.end, self.marks.get("consumed", 0)),
-                }
-            case Heard():
-                return {
-                    "told": self.marks.get("told", 0) + len(event.text),
-                    "samples": max(event.samples, self.marks.get("heard", 0)),
                 }
             case Tile():
                 return {"tiles": self.marks.get("tiles", 0) + 1}

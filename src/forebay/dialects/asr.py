@@ -195,12 +195,12 @@ class AsrDialect:
         if isinstance(frame, bytes):
             raise _malformed("binary frames are not taken here")
         said = _parse(frame)
-        if said.action == "start":
-            return state, (self._open(said),)
         session = said.session_id or ""
         match said.action:
             case "chunk":
                 return state, (_chunk(said, session),)
+            case "start":
+                return state, (self._open(said),)
             case "finish":
                 return state, (EndInput(session=session, seq=said.chunk_index),)
             case "cancel":
@@ -246,6 +246,8 @@ class AsrDialect:
         return _error(error_of(event), about.session, 0)
 
     def answer(self, what: Started | Finished | Failed | Took, about: About) -> Sequence[Frame]:
+        if isinstance(what, Took):  # nearly all of them
+            return (_acked(about.session, what.seq),)
         match what:
             case Started(fresh=True):
                 return (_frame("ack", about.session, status="session_started"),)
@@ -260,8 +262,6 @@ class AsrDialect:
                         last_chunk_index=what.last_seq_received,
                     ),
                 )
-            case Took():
-                return (_acked(about.session, what.seq),)
             case Finished():
                 return (_frame("ack", about.session, status="session_cancelled"),)
             case Failed():

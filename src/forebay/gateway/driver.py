@@ -57,6 +57,7 @@ from forebay.core.intents import (
     Submit,
     Superseded,
     Tick,
+    Took,
     Unread,
 )
 from forebay.core.kinds import Kind
@@ -193,7 +194,7 @@ class Hold:
         if event.at is not None and event.at != session.units:  # a repeat, or a gap
             return False
         (effect,) = self._receive(event)
-        if not isinstance(effect, Append) or any(map(goes_beside, effect.items)):
+        if type(effect) is not Append or any(map(goes_beside, effect.items)):
             return False
         try:
             if self._meter is not None:
@@ -209,7 +210,10 @@ class Hold:
             return False
         self._idle_life.touch()
         for answer in self._receive(self._note_stored(attachment.job, effect, effect.items, ack)):
-            self._now(answer)
+            if type(answer) is Answer and type(answer.what) is Took:
+                self._send(self._dialect.answer(answer.what, self._about))
+            else:
+                self._now(answer)
         return True
 
     async def leave(self) -> None:

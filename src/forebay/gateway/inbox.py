@@ -15,17 +15,23 @@ T = TypeVar("T")
 
 
 class Inbox(Generic[T]):
-    """Unbounded by itself: whoever puts looks at its length first. One reader at a time."""
+    """Unbounded by itself: whoever puts looks first whether it is `full`, which is when
+    ``most`` are in it. One reader at a time."""
 
-    __slots__ = ("_items", "_loop", "_reader")
+    __slots__ = ("_items", "_loop", "_most", "_reader")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
         self._loop = loop
+        self._most = most
         self._items: deque[T] = deque()
         self._reader: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self._items)
+
+    @property
+    def full(self) -> bool:
+        return len(self._items) >= self._most
 
     @property
     def waited_for(self) -> bool:

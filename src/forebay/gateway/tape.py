@@ -45,7 +45,8 @@ log = structlog.get_logger(__name__)
 @dataclass(slots=True)
 class _Reel:
     rate: int = 0
-    data: bytearray = field(default_factory=bytearray)
+    pieces: list[bytes] = field(default_factory=list)  # samples that are not due yet
+    size: int = 0  # of them
     given_up: bool = False
     wound: int = 0  # bytes of a reel; more than none: it is to be decoded
     parts: bool = False  # the last container goes on in the next item
@@ -83,14 +84,16 @@ class Tape:
             self._give(job, reel, Take(job, item.data, 0, PART if item.more else FILE))
             return
         reel.rate = found[0]
-        reel.data += found[1]
-        if len(reel.data) >= BLOCK_BYTES:
+        reel.pieces.append(found[1])
+        reel.size += len(found[1])
+        if reel.size >= BLOCK_BYTES:
             self._turn(job, reel)
 
     def _turn(self, job: str, reel: _Reel) -> None:
         """Give the disk the samples that came together."""
-        if reel.data:
-            data, reel.data = bytes(reel.data), bytearray()
+        if reel.size:
+            data = b"".join(reel.pieces)
+            reel.pieces, reel.size = [], 0
             self._give(job, reel, Take(job, data, reel.rate, SAMPLES if reel.wound else 0))
 
     def _give(self, job: str, reel: _Reel, take: Take) -> None:
@@ -133,7 +136,7 @@ class Tape:
     def _give_up(self, job: str, reel: _Reel, reason: str) -> None:
         if not reel.given_up:
             reel.given_up = True
-            reel.data = bytearray()
+            reel.pieces, reel.size = [], 0
             log.info("recording.given_up", job=job, reason=reason)
 
     async def finish(

@@ -24,7 +24,9 @@ def plain_frame(data: bytes, at: int, limit_bytes: int) -> tuple[bool, bytes, in
     where it is not plain, not whole, or longer than ``limit_bytes``."""
     if len(data) - at < 6 or data[at] not in _PLAIN or not data[at + 1] & _MASKED:
         return None
-    size, body = _size(data, at)
+    size, body = data[at + 1] & 0x7F, at + 2
+    if size >= 126:
+        size, body = _size(data, at)
     end = body + 4 + size
     if size > limit_bytes or end > len(data):
         return None
@@ -33,13 +35,12 @@ def plain_frame(data: bytes, at: int, limit_bytes: int) -> tuple[bool, bytes, in
 
 
 def _size(data: bytes | bytearray, at: int) -> tuple[int, int]:
-    """Payload bytes, and where the mask begins. Bytes that are missing count as a frame
-    that is not whole; a length in a longer form than it needs is the codec's to refuse."""
+    """Payload bytes of a longer frame, and where the mask begins. Bytes that are missing count
+    as a frame that is not whole; a length in a longer form than it needs is the codec's to
+    refuse."""
     size = data[at + 1] & 0x7F
-    if size < 126:
-        return size, at + 2
     if size == 126:
-        size = _SHORT.unpack_from(data, at + 2)[0] if len(data) >= at + 4 else 0
+        size = data[at + 2] << 8 | data[at + 3]
         return (size if size >= 126 else 1 << 63), at + 4
     return 1 << 63, at + 10
 

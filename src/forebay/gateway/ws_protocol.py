@@ -39,6 +39,9 @@ MESSAGES_AHEAD = 16
 """Decoded messages waiting for the application; beyond it bytes stay undecoded."""
 FEW_AHEAD, AHEAD_BYTES = 2, 32 * 1024
 """Up to so many, and so much, the socket is read on while they wait."""
+AT_ONCE = 16
+"""So many messages of one read may be dealt with in the call that brings them: a read full of
+them must not keep the loop from all others."""
 SLICE_BYTES = 4096
 """Bytes decoded at a time, so that a read full of tiny frames cannot become 30,000 objects."""
 PING = b"forebay"
@@ -62,7 +65,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.address = address
         self.slot: int | None = None
         self.wire = WebSocketWire(self)
-        self.inbox: Inbox[Any] = Inbox(loop)
+        self.inbox: Inbox[Any] = Inbox(loop, MESSAGES_AHEAD)
         self.queue = cast("Any", self.inbox)  # what the base class puts goes there too
         self.take_now: TakeNow | None = None  # who may deal with a message at once
         self._edge = FrameEdge()
@@ -169,35 +172,52 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
         self._pinged = None
-        if self.handshake_initiated and not self.handshake_complete:
+        if self.handshake_complete:
+            rest = data if self._undecoded else self._plain(data)
+            if not rest:
+                if self.inbox:
+                    self._pause_if_full()
+                return
+            self._undecoded += rest
+        elif self.handshake_initiated:
             self.listener.metrics.refuse("early_frames")
             self.transport.abort()
             return
-        if not self.handshake_complete:
+        else:
             self._edge.lost = not data.endswith(b"\r\n\r\n")
             self.conn.receive_data(data)
             self.handle_events()
-        else:
-            rest = data if self._undecoded else self._plain(data)
-            if not rest:
-                self._pause_if_full()
-                return
-            self._undecoded += rest
         self._decode(limit=MESSAGES_AHEAD)
 
     def _plain(self, data: bytes) -> bytes:
         """Take the plain frames that ``data`` begins with; the rest is for the codec."""
-        at = 0
-        while at < len(data) and self._edge.between and not self._fragments:
-            if self.gone or len(self.inbox) >= MESSAGES_AHEAD:
-                break
+        if not self._edge.between or self._fragments or self.gone or self.inbox.full:
+            return data
+        frame = plain_frame(data, 0, self._plain_bytes)
+        if frame is None:
+            return data
+        text, payload, at = frame
+        if at == len(data):  # as nearly always
+            self._message(payload, text=text, now=True)
+            return b""
+        self.wire.cork()  # several answers, one write
+        try:
+            self._message(payload, text=text, now=True)
+            return self._more(data, at)
+        finally:
+            self.wire.uncork()
+
+    def _more(self, data: bytes, at: int) -> bytes:
+        """`_plain` from ``at`` on."""
+        taken = 1
+        while at < len(data) and not (self.gone or self.inbox.full):
             frame = plain_frame(data, at, self._plain_bytes)
             if frame is None:
                 break
-            first = at == 0  # a read full of messages must not keep the loop from all others
             text, payload, at = frame
-            self._message(payload, text=text, now=first)
-        return data[at:] if at else data
+            self._message(payload, text=text, now=taken < AT_ONCE)
+            taken += 1
+        return data[at:]
 
     def _decode(self, limit: int | None) -> None:
         """Decode until ``limit`` messages wait; then stop reading from the socket."""
@@ -371,6 +391,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _fail(self, code: int, reason: str) -> None:
         """End without waiting for the peer: it is dead, or broke the protocol."""
+        self.wire.uncork()  # what it said before was answered
         if not self.gone:
             self.conn.fail(code, reason)
         self.close_sent = True

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -54,6 +54,7 @@ ENDED_BYTES = 200 * 1024
 FindBlob = Callable[[str], Path]
 T = TypeVar("T")
 _NOTHING: Frames = np.zeros(0, np.int16)
+_HEARD = (Sound, End)
 
 
 @dataclass(slots=True)
@@ -131,7 +132,7 @@ class Ear:
         """Raises `BadAudio` for what cannot be samples, `ProtocolError` for other items."""
         self._fed_s = now
         for item in items:
-            if not isinstance(item, Sound | End):
+            if not isinstance(item, _HEARD):
                 raise ProtocolError(f"input item {type(item).__name__}, expected sound")
             if item.seq > self.seq:
                 self.seq = item.seq
@@ -397,6 +398,8 @@ class Ear:
 
     def heard(self, span: Span, events: Sequence[OutputEvent]) -> list[OutputEvent]:
         """`event` for each of ``events``, then `finish`."""
+        if not events:
+            return cast("list[OutputEvent]", self.finish(span))
         found: list[OutputEvent] = []
         for event in events:
             out = event if isinstance(event, Notice) else self.event(event)

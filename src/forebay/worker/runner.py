@@ -88,6 +88,8 @@ class Runner:
         self._find_blob = find_blob
         self._blobs = blobs
         self._loop = asyncio.get_running_loop()
+        # Once all that was read together is here: that is one step more then, not many.
+        self._soon: Callable[..., Any] = getattr(broker, "soon", self._loop.call_soon)
         if hasattr(engine, "keeps"):
             engine.keeps = lambda affinity, held: broker.keeps(affinity, held=held)
         self._tasks: asyncio.TaskGroup | None = None
@@ -237,7 +239,7 @@ class Runner:
         if session.fate is not Fate.LIVE:
             return
         try:
-            session.feed(items, self._loop.time())
+            session.feed(items, self.now())
         except ForebayError as exc:
             self.fail(session, exc)
             return
@@ -296,8 +298,7 @@ class Runner:
             if self._starts_now(session):
                 self._ready.pass_by(tenant=tenant, cost_s=self._step_s, priority=priority)
                 self._reserve(session)
-                # Not now: what was read with it is then one step more, not many.
-                self._loop.call_soon(self._fill, session)
+                self._soon(self._fill, session)
                 return
             self._ready.push(session.key, tenant=tenant, cost_s=self._step_s, priority=priority)
             self._waiting[session.key] = session
@@ -482,7 +483,7 @@ class Runner:
             return
         events, session.unsaid = session.unsaid, []
         session.told = position
-        model_s = session.clock.take(self._loop.time())
+        model_s = session.clock.take(self.now())
         self.broker.commit(session.job, session.attempt, events, position, model_s=model_s)
 
     def _flush_due(self, session: Session) -> None:

@@ -156,13 +156,16 @@ class Session:
             self.cutter.feed(items, now)
             self.idle_since = now
             return
+        fresh = []
         for item in items:
             if item.offset <= self._heard:
                 continue
             if item.offset != self._heard + 1:
                 raise ProtocolError(f"input {item.offset} came, expected {self._heard + 1}")
             self._heard = item.offset
-            self.cutter.feed([item], now)
+            fresh.append(item)
+        if fresh:
+            self.cutter.feed(fresh, now)
         self.idle_since = now
 
     @property

@@ -29,6 +29,7 @@ _ID_BYTES = 56
 _PID_AT, _READY_AT, _WHY_AT = 8, 16, 32
 _WHY_BYTES = _HEAD_BYTES - _WHY_AT - 2
 _SLOT = struct.Struct("<BxHI")  # used, length of id, attempt; then the id
+_WHOLE = struct.Struct(f"<BxHI{_ID_BYTES}s")
 
 
 class _Inside:
@@ -104,9 +105,8 @@ class StepsTable:
         at = _HEAD_BYTES + index * _SLOT_BYTES
         name = job.encode()[:_ID_BYTES]
         table = self._map
-        table[at + _SLOT.size : at + _SLOT.size + len(name)] = name
         # The used byte goes last: a slot half written is a slot not used.
-        _SLOT.pack_into(table, at, 0, len(name), attempt)
+        _WHOLE.pack_into(table, at, 0, len(name), attempt, name)
         table[at] = 1
         return index
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from forebay.core.events import InputItem, OutputEvent
 from forebay.worker.session import Fate, Session
 
 if TYPE_CHECKING:
-    from forebay.worker.listen import Ear, Span
+    from forebay.worker.listen import Ear
     from forebay.worker.runner import Runner
 
 __all__ = ["Begin", "Swift", "swift_of"]
@@ -52,7 +52,7 @@ class Swift:
     def step(self, now: float) -> bool:
         """Begin the session's `work`; False for one that needs a task."""
         runner, session = self._runner, self._session
-        span = cast("Span", session.work)
+        span: Any = session.work
         if span.file is not None or not session.opened:
             return False
         if session.fate is not Fate.LIVE:
@@ -98,7 +98,8 @@ class Swift:
         try:
             if isinstance(events, Exception):
                 raise events
-            found = self._ear.heard(cast("Span", session.work), events)
+            work: Any = session.work
+            found = self._ear.heard(work, events)
             for index, event in enumerate(found):
                 fits = runner.fits(session, event)
                 if fits:

@@ -151,7 +151,8 @@ class LinkClient(Keeper):
             self._wire.release()
 
     def soon(self, work: Callable[..., None], *arguments: Any) -> None:
-        """See `WorkerBroker.soon`."""
+        """Beside `WorkerBroker`: as `loop.call_soon`, but within a read at its end, before what
+        was said meanwhile is written (`Wire.soon`)."""
         if self._wire is None:
             asyncio.get_running_loop().call_soon(work, *arguments)
         else:

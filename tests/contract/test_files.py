@@ -83,8 +83,8 @@ async def test_a_retried_jobs_input_is_the_new_jobs(home: Home) -> None:
     assert sorted(home.dropped) == ["a-in", "a-t0"]
 
 
-async def test_files_of_a_dead_letter_stay_for_its_retry(make_home: MakeHome) -> None:
-    home = await make_home()
+async def buried(home: Home) -> None:
+    """A photo that crashed every worker."""
     for turn in range(3):
         hand = await home.worker(f"w{turn}", pools=[PHOTO])
         if turn == 0:
@@ -93,11 +93,31 @@ async def test_files_of_a_dead_letter_stay_for_its_retry(make_home: MakeHome) ->
             await home.settle()
         await hand.die(stepping=["a"])
     assert (await home.broker.status("a")).code == "poison"
+
+
+async def test_files_of_a_dead_letter_stay_for_its_retry(make_home: MakeHome) -> None:
+    home = await make_home()
+    await buried(home)
     home.time.freeze(WINDOW_S + 1)
     await home.advance(1)
     assert home.dropped == []
     letters = await home.broker.jobs(dead=True)
     assert [letter.spec.id for letter in letters] == ["a"]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["inside its window", "after it"])
+async def test_a_dead_letter_that_is_forgotten_takes_its_files_along(
+    make_home: MakeHome, late: bool
+) -> None:
+    home = await make_home()
+    await buried(home)
+    if late:
+        home.time.freeze(WINDOW_S + 1)
+        await home.advance(1)
+    await home.broker.forget("a")
+    await home.settle()
+    assert await home.broker.jobs(dead=True) == []
+    assert home.dropped == ["a-in"]
 
 
 @pytest.mark.parametrize("home_of", [RedisHome])

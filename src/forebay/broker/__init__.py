@@ -312,8 +312,8 @@ class GatewayBroker(Protocol):
 
     async def forget(self, job: str) -> None:
         """Forget a job that is over, at once and not when its window has passed: no gateway
-        finds it any more, nor after a restart. Nothing happens when it is not known. Raises
-        `BadRequest` while it is not over."""
+        finds it any more, not as a dead letter either, nor after a restart. Nothing happens
+        when it is not known. Raises `BadRequest` while it is not over."""
 
     async def expire(self, job: str, ended: Ended) -> None:
         """End the job with ``ended`` (failed or expired) on the gateway's word, such as

@@ -427,11 +427,16 @@ end
 -- Before its window has passed: its client deleted it.
 function API.forget(req)
   local job = F.job(req.job)
-  if not job then return end
-  if job.ended == 0 then
+  if job and job.ended == 0 then
     die('bad_request', 'job ' .. job.id .. ' is ' .. job.phase .. ', expected one that is over')
   end
-  F.forget(job)
+  local letter = call('ZREM', at('dead'), req.job) == 1
+  call('DEL', at('letter', req.job))
+  if job then
+    F.forget(job)
+  elseif letter then
+    F.release_blobs({id = req.job})
+  end
 end
 
 function API.jobs(req)

@@ -285,11 +285,7 @@ class LocalBroker:
     async def forget(self, job: str) -> None:
         entry = self._core.entries.get(job)
         if entry is None:
-            letter = self._core.dead.get(job)
-            self._core.unbury(job)
-            blobs = {name for item in letter.items for name in blobs_of(item)} if letter else ()
-            if blobs:
-                self._core.drop_blobs(blobs)
+            self._core.discard(job)
             return
         if entry.job.ended is None:
             raise BadRequest(f"job {job} is {entry.job.state}, expected one that is over")

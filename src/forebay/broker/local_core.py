@@ -185,17 +185,21 @@ class Core(Dispatch):
         items = remaining_input(entry.inp.after(entry.inp.first - 1), start)
         self.dead[entry.id] = DeadLetter(entry.view(), items)
         while len(self.dead) > MAX_DEAD:
-            oldest = next(iter(self.dead))
-            blobs = {name for item in self.dead[oldest].items for name in blobs_of(item)}
-            self.unbury(oldest)
-            if oldest not in self.entries and blobs:
-                self.drop_blobs(blobs)
+            self.discard(next(iter(self.dead)))
 
     def unbury(self, job: str) -> None:
         """No dead letter any more. Idempotent; its files are the caller's concern."""
         letter = self.dead.pop(job, None)
         if letter is not None and job not in self.entries:
             self._strike_out(letter.view.spec)
+
+    def discard(self, job: str) -> None:
+        """`unbury`, and its files go along where the job itself is gone."""
+        letter = self.dead.get(job)
+        self.unbury(job)
+        blobs = {name for item in letter.items for name in blobs_of(item)} if letter else ()
+        if blobs and job not in self.entries:
+            self.drop_blobs(blobs)
 
     def _strike_out(self, spec: JobSpec) -> None:
         """Nothing will be asked of this job again, nor after a restart."""

@@ -24,13 +24,13 @@ from forebay.errors import BadRequest, ConfigError, NotFound
 __all__ = [
     "DEFAULT_SCOPES",
     "SCOPES",
+    "KeyFile",
     "KeyRecord",
     "KeyStore",
     "create",
     "list_keys",
     "revoke",
     "rotate",
-    "stamp_of",
     "valid_tenant",
 ]
 
@@ -118,31 +118,49 @@ def valid_tenant(tenant: str) -> bool:
     )
 
 
-class KeyStore:
-    """The live keys of one file, read again when it changes (looked at once a second)."""
+class KeyFile:
+    """A file of keys that is read again when it changes (looked at once a second)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._by_id: dict[str, KeyRecord] = {}
         self._stamp: tuple[int, int, int] | None = None
         self._looked_at = float("-inf")
         self.reload()
 
+    def reload(self) -> None:
+        """Read the file now, as on SIGHUP. Raises `ConfigError` and keeps the old keys."""
+        self._stamp = _stamp(self.path)
+        self._read()
+
+    def _look(self, clock: float) -> None:
+        """Before a key is looked up. ``clock``: monotonic seconds."""
+        if clock - self._looked_at >= 1.0:
+            self._looked_at = clock
+            if _stamp(self.path) != self._stamp:
+                self.reload()
+
+    def _read(self) -> None:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class KeyStore(KeyFile):
+    """The live keys of one file of ours."""
+
+    _by_id: dict[str, KeyRecord]
+
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def reload(self) -> None:
-        """Read the file now, as on SIGHUP. Raises `ConfigError` and keeps the old keys."""
-        self._stamp = stamp_of(self.path)
+    def _read(self) -> None:
         self._by_id = {record.id: record for record in list_keys(self.path)}
 
     def find(self, key: str, *, now: float, clock: float) -> KeyRecord | None:
         """The record of ``key`` if it is live at ``now``. Takes the same time for a wrong
         secret as for an unknown id. ``clock``: monotonic seconds."""
-        if clock - self._looked_at >= 1.0:
-            self._looked_at = clock
-            if stamp_of(self.path) != self._stamp:
-                self.reload()
+        self._look(clock)
         key_id = key[len(PREFIX) :].partition("_")[0] if key.startswith(PREFIX) else ""
         record = self._by_id.get(key_id)
         expected = record.sha256 if record is not None else _NO_KEY
@@ -197,7 +215,7 @@ def _find(file: _File, key_id: str) -> tuple[int, KeyRecord]:
     raise NotFound("no key of that id")
 
 
-def stamp_of(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     """By which a changed file is known; None: there is none."""
     try:
         facts = path.stat()

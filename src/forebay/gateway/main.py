@@ -50,7 +50,7 @@ from forebay.gateway.endpoints import routes
 from forebay.gateway.gate import raise_fd_limit
 from forebay.gateway.hub import Hub
 from forebay.gateway.keeping import BlobPlace, open_history, open_place
-from forebay.gateway.keys import KeyStore
+from forebay.gateway.keys import KeyFile
 from forebay.gateway.leaving import drain
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import MODEL_ALIASES, GatewayOptions
@@ -59,7 +59,6 @@ from forebay.gateway.pipes import adopt, adopting
 from forebay.gateway.rooms import RoomOptions, Rooms
 from forebay.gateway.rooms_metrics import RoomsCollector
 from forebay.gateway.server import GatewayServer
-from forebay.gateway.tokens import TokenKeys
 from forebay.history import HistoryOptions
 from forebay.log_file import LogPlace
 from forebay.process import EXIT_CANNOT_BOOT, die_with_parent, settle_heap
@@ -428,7 +427,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _reload(held: KeyStore | TokenKeys) -> None:
+def _reload(held: KeyFile) -> None:
     try:
         held.reload()
     except ConfigError as error:

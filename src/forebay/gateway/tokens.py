@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from forebay.errors import ConfigError, Unauthorized
-from forebay.gateway.keys import SCOPES, stamp_of, valid_tenant
+from forebay.gateway.keys import SCOPES, KeyFile, valid_tenant
 
 __all__ = ["Claims", "TokenKeys", "is_token"]
 
@@ -53,7 +53,7 @@ def is_token(shown: str) -> bool:
     return shown.count(".") == 2
 
 
-class TokenKeys:
+class TokenKeys(KeyFile):
     """The keys of one file, and what they say of a token.
 
     ``audience``: what ``aud`` must contain; ``issuer``: what ``iss`` must be, None: anything.
@@ -72,27 +72,20 @@ class TokenKeys:
                 "made for any other service would be let in here"
             )
         self._jwt = jwt
-        self.path, self._audience, self._issuer = path, audience, issuer
+        self._audience, self._issuer = audience, issuer
         self._keys: list[_Key] = []
-        self._stamp: tuple[int, int, int] | None = None
-        self._looked_at = float("-inf")
-        self.reload()
+        super().__init__(path)
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def reload(self) -> None:
-        """Read the file now. Raises `ConfigError` and keeps the old keys."""
-        self._stamp = stamp_of(self.path)
+    def _read(self) -> None:
         self._keys = _read(self.path, self._jwt)
 
     def check(self, token: str, *, clock: float) -> Claims:
         """What ``token`` says, if it is sound. Raises `Unauthorized`. ``clock``: monotonic
         seconds."""
-        if clock - self._looked_at >= 1.0:
-            self._looked_at = clock
-            if stamp_of(self.path) != self._stamp:
-                self.reload()
+        self._look(clock)
         if len(token) > TOKEN_BYTES:
             raise Unauthorized(f"token is {len(token)} bytes long, expected {TOKEN_BYTES} at most")
         return _claims(self._verified(token))

@@ -13,6 +13,7 @@ import hmac
 import os
 import secrets
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,7 @@ def valid_tenant(tenant: str) -> bool:
     )
 
 
-class KeyFile:
+class KeyFile(ABC):
     """A file of keys that is read again when it changes (looked at once a second)."""
 
     def __init__(self, path: Path) -> None:
@@ -139,11 +140,11 @@ class KeyFile:
             if _stamp(self.path) != self._stamp:
                 self.reload()
 
-    def _read(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _read(self) -> None: ...
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
 
 class KeyStore(KeyFile):

@@ -18,7 +18,7 @@ from forebay.errors import ConfigError
 from forebay.lab import chaos
 from forebay.lab.chaos import Check, NotRun, Options, Scenario, chosen, perform
 from forebay.lab.chaos_network import through
-from forebay.lab.chaos_people import history, within
+from forebay.lab.chaos_people import delays, history, unharmed, within
 from forebay.lab.tts_user import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,6 +153,31 @@ def test_the_history_check_sees_every_kind_of_damage() -> None:
 def test_a_percentile_is_held_against_its_limit() -> None:
     assert within("gap", [0.1, 0.2, 3.0], 1.0, 50).held
     assert not within("gap", [0.1, 0.2, 3.0], 1.0).held
+
+
+def heard(slow: dict[int, float], every_s: float = 0.001, until_s: int = 6) -> Outcome:
+    """A mark each ms for so many seconds; those of second ``n`` are heard ``slow[n]`` later."""
+    at = [n * every_s for n in range(round(until_s / every_s))]
+    return Outcome(cut_at_s=at, cut_s=[slow.get(int(s), 0.010) for s in at])
+
+
+def test_a_delay_belongs_to_the_span_in_which_its_mark_was_sent() -> None:
+    assert delays([heard({2: 0.5}, 0.5)], [(1.0, 3.0)]) == [0.010, 0.010, 0.5, 0.5]
+    assert delays([heard({})], []) == []
+
+
+def test_harm_is_a_fifth_more_than_the_slower_half_without() -> None:
+    during, otherwise = [(1.0, 2.0), (3.0, 4.0)], [(0.0, 1.0), (2.0, 3.0), (4.0, 5.0)]
+
+    def judged(slow: dict[int, float], every_s: float = 0.001) -> bool | None:
+        return unharmed("x", [heard(slow, every_s)], during, otherwise)[1].held
+
+    assert judged({}) is True
+    assert judged({1: 0.0119, 3: 0.0119}) is True
+    assert judged({3: 0.013}) is False
+    assert judged({2: 0.020, 3: 0.013}) is True, "the machine is as slow by itself"
+    assert judged({5: 9.0}) is True, "of neither"
+    assert judged({3: 0.013}, 0.01) is None, "too few to tell"
 
 
 def test_a_url_is_led_through_a_proxy_with_its_login() -> None:

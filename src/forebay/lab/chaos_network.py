@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 from forebay.lab.chaos import Check, NotRun, Options, register
-from forebay.lab.chaos_cluster import SPEECH, Cluster, around, commands
-from forebay.lab.chaos_people import Crowd, gaps, history, within
+from forebay.lab.chaos_cluster import SPEECH, Cluster, Server, around, commands
+from forebay.lab.chaos_people import Crowd, Span, gaps, history, unharmed, within
 from forebay.lab.fault_proxy import FaultProxy
 
 __all__: list[str] = []
+
+TIMES, SPAN_S, REST_S = 4, 3.0, 2.0
+"""A partition by turns with none: so often, each so long, and a pause after it."""
 
 
 def through(url: str, host: str, port: int) -> str:
@@ -38,34 +42,49 @@ async def _partition(options: Options, *, reset: bool) -> list[Check]:
             cut_url = through(store.url, proxy.host, proxy.port)
             cut = await cluster.serve(*speech, "speech=0", env=around(cut_url))
             await cluster.ready(cut, 2)
-            others = Crowd(cluster.http, [near.tts], options.sized(30, 4), 12)
-            theirs = Crowd(cluster.http, [cut.tts], options.sized(10, 2), 12)
+            spoken_s = TIMES * (2 * SPAN_S + REST_S) + 2.0
+            others = Crowd(cluster.http, [near.tts], options.sized(60, 4), spoken_s)
+            theirs = Crowd(cluster.http, [cut.tts], options.sized(10, 2), spoken_s)
             await asyncio.gather(others.begin(), theirs.begin())
-            if reset:
-                proxy.refuse()
-                proxy.reset()
-            else:
-                proxy.blackhole()
-            await asyncio.sleep(2.0)
-            facts = await cluster.status(cut, "/readyz")
-            await asyncio.sleep(1.0)
-            proxy.heal()
-            if not reset:
-                await asyncio.sleep(0.2)
+            during: list[Span] = []
+            otherwise: list[Span] = []
+            ready = 0
+            for _ in range(TIMES):
+                begun = time.monotonic()
+                await asyncio.sleep(SPAN_S)
+                otherwise.append((begun, time.monotonic()))
+                ready += await _cut_off(cluster, cut, proxy, reset=reset)
+                during.append((otherwise[-1][1], time.monotonic()))
+                proxy.heal()
+                await asyncio.sleep(REST_S)  # what was held up is made up for: neither
             kept, cut_off = await asyncio.gather(others.finish(), theirs.finish())
             return [
-                Check("the cut gateway is ready", str(facts.get("ready")), "False",
-                      facts.get("ready") is False),
+                Check("times the cut gateway was ready", f"{ready} of {TIMES}", "0", not ready),
                 within("silence at the other gateway", [o.worst_gap_s for o in kept], 2.0, 99),
+                *unharmed("typed to heard at the other gateway", kept, during, otherwise),
                 *history([*kept, *cut_off]),
-            ]  # fmt: skip
+            ]
+
+
+async def _cut_off(cluster: Cluster, cut: Server, proxy: FaultProxy, *, reset: bool) -> bool:
+    """Part a gateway from the store for `SPAN_S`; whether it calls itself ready near the end."""
+    begun = time.monotonic()
+    if reset:
+        proxy.refuse()
+        proxy.reset()
+    else:
+        proxy.blackhole()
+    await asyncio.sleep(SPAN_S * 2 / 3)
+    facts = await cluster.status(cut, "/readyz")
+    await asyncio.sleep(max(0.0, begun + SPAN_S - time.monotonic()))
+    return facts.get("ready") is not False
 
 
 @register(
     "partition",
     rows=(15,),
-    fault="one of two gateways cannot reach Redis for 3 s: nothing arrives, nothing is refused",
-    expected="it is not ready; the other goes on unharmed; its sessions go on after",
+    fault="one of two gateways cannot reach Redis for 4 x 3 s: nothing arrives, nothing is refused",
+    expected="it is not ready; people at the other are heard as soon as without; its own go on after",
 )
 async def partition(options: Options) -> Sequence[Check]:
     return await _partition(options, reset=False)
@@ -74,8 +93,8 @@ async def partition(options: Options) -> Sequence[Check]:
 @register(
     "partition-reset",
     rows=(15,),
-    fault="one of two gateways has its connections to Redis reset and refused for 3 s",
-    expected="it is not ready; the other goes on unharmed; its sessions go on after",
+    fault="one of two gateways has its connections to Redis reset and refused for 4 x 3 s",
+    expected="it is not ready; people at the other are heard as soon as without; its own go on after",
 )
 async def partition_reset(options: Options) -> Sequence[Check]:
     return await _partition(options, reset=True)

@@ -19,11 +19,16 @@ from forebay.lab.chaos import Check
 from forebay.lab.stats import percentile, summary
 from forebay.lab.tts_user import Outcome, Plan, User
 
-__all__ = ["Crowd", "gaps", "history", "said", "within"]
+__all__ = ["Crowd", "Span", "delays", "gaps", "history", "said", "unharmed", "within"]
 
 SENTENCE = "雨。河。门。灯。轮。钟。风。雪。"
 CPS = 5.0
 END_WAIT_S = 40.0
+HARM = 1.2
+TELLING = 1000
+"""Of fewer delays than this, the slowest hundredth is a few accidents: nothing is concluded."""
+Span = tuple[float, float]
+"""From when to when, in seconds of the monotonic clock."""
 
 
 @dataclass(slots=True)
@@ -120,6 +125,41 @@ def within(what: str, values_s: Sequence[float], limit_s: float, q: float = 100)
     return Check(
         name, f"{seen * 1000:.0f} ms of {len(values_s)}", f"<= {limit_s:g} s", seen <= limit_s
     )
+
+
+def delays(outcomes: Sequence[Outcome], spans: Sequence[Span]) -> list[float]:
+    """Seconds from a clause mark to its audio, of the marks that were sent in these spans."""
+    return [
+        seconds
+        for outcome in outcomes
+        for at, seconds in zip(outcome.cut_at_s, outcome.cut_s, strict=True)
+        if any(begin <= at < end for begin, end in spans)
+    ]
+
+
+def unharmed(
+    what: str, outcomes: Sequence[Outcome], during: Sequence[Span], otherwise: Sequence[Span]
+) -> list[Check]:
+    """Whether people were heard as soon ``during`` the damage as ``otherwise``: the slowest
+    hundredth within a fifth.
+
+    Both come from the same run and by turns. The spans without damage are judged in two halves,
+    every other one each, and the slower is the measure: what differs by itself is no harm.
+    """
+    beside = delays(outcomes, during)
+    halves = [delays(outcomes, otherwise[n::2]) for n in range(2)]
+    alone = [percentile(half, 99) for half in halves]
+    seen, limit_s = percentile(beside, 99), HARM * max(alone)
+    enough = min(len(beside), sum(map(len, halves))) >= TELLING
+    return [
+        Check(f"{what} without, p99 of two halves", ", ".join(f"{s * 1000:.1f} ms" for s in alone)),
+        Check(
+            f"{what} meanwhile, p99",
+            f"{seen * 1000:.1f} ms of {len(beside)}",
+            f"<= {limit_s * 1000:.1f} ms" if enough else f"told from {TELLING} on",
+            seen <= limit_s if enough else None,
+        ),
+    ]
 
 
 def gaps(outcomes: Sequence[Outcome]) -> list[Check]:

@@ -57,6 +57,7 @@ class Outcome:
     latencies: list[tuple[float, float]] = field(default_factory=list)  # (sent at, seconds)
     cut_s: list[float] = field(default_factory=list)  # clause mark sent -> its audio
     cut_audio_s: list[float] = field(default_factory=list)  # beside each: its segment's audio
+    cut_at_s: list[float] = field(default_factory=list)  # beside each: when the mark was sent
     gaps_s: list[float] = field(default_factory=list)  # dropped -> next chunk
     cancel_s: float | None = None
     audio_after_cancel: int = 0
@@ -181,6 +182,7 @@ class User:
             if chunk.text[-1] in "，。！？；：":
                 out.cut_s.append(now - self._sent_at[last])
                 out.cut_audio_s.append(self._segment_s)
+                out.cut_at_s.append(self._sent_at[last])
             following = self._state.text[last + 1 : last + 2]
             if chunk.text[-1].isascii() and chunk.text[-1].isalnum() and following.isalnum():
                 out.split_words += following.isascii()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from benchmarks.harness import Server
 from playwright.async_api import Browser, Page, Route, expect
 
@@ -28,7 +29,7 @@ async def changed(page: Page, change: Any) -> None:
     await page.route("**/api/status", answer)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def phone(browser: Browser, server: Server) -> AsyncIterator[Page]:
     context = await browser.new_context(
         locale="en-US", viewport=PHONE, color_scheme="dark", has_touch=True

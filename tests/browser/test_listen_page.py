@@ -7,15 +7,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from benchmarks.harness import Server, serving
-from browser_tools import ARGUMENTS, CHROMIUM
-from playwright.async_api import Page, async_playwright, expect
-
-from forebay.core.audio import wav_header
-from forebay.core.tones import speak
+from browser_tools import recording
+from playwright.async_api import Browser, Page, expect
 
 LIMIT_S = 60
-SOUND = speak(range(100))
 
 
 async def until(page: Page, condition: str) -> None:
@@ -24,32 +21,17 @@ async def until(page: Page, condition: str) -> None:
             await asyncio.sleep(0.05)
 
 
-def recording(folder: Path) -> Path:
-    path = folder / "words.wav"
-    path.write_bytes(wav_header(16_000, 1, data_bytes=len(SOUND)) + SOUND)
-    return path
-
-
-@pytest.fixture
-async def page(server: Server, tmp_path: Path) -> AsyncIterator[Page]:
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(hearing: Browser, server: Server) -> AsyncIterator[Page]:
     """The listening page; its microphone plays the recording over and over."""
-    fake = [
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={recording(tmp_path)}",
-    ]
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*ARGUMENTS, *fake]
-        )
-        context = await chromium.new_context(locale="en-US", permissions=["microphone"])
-        tab = await context.new_page()
-        thrown: list[str] = []
-        tab.on("pageerror", lambda error: thrown.append(str(error)))
-        await tab.goto(f"{server.http}/static/listen.html")
-        yield tab
-        await chromium.close()
-        assert thrown == []
+    context = await hearing.new_context(locale="en-US", permissions=["microphone"])
+    tab = await context.new_page()
+    thrown: list[str] = []
+    tab.on("pageerror", lambda error: thrown.append(str(error)))
+    await tab.goto(f"{server.http}/static/listen.html")
+    yield tab
+    await context.close()
+    assert thrown == []
 
 
 async def test_speaking_brings_words_while_one_speaks(page: Page) -> None:
@@ -94,32 +76,22 @@ async def test_what_is_no_recording_is_said_so(page: Page, tmp_path: Path) -> No
     await expect(page.locator("#notice")).to_contain_text("could not be read")
 
 
-async def test_the_queue_is_told_in_both_languages(tmp_path: Path) -> None:
+async def test_the_queue_is_told_in_both_languages(hearing: Browser) -> None:
     with serving(
         "--engine", "recognition=synthetic:rtf=1.0,slots=1",
         "--workers", "text=0", "--workers", "speech=0",
     ) as busy:  # fmt: skip
-        async with async_playwright() as playwright:
-            fake = [
-                "--use-fake-device-for-media-stream",
-                "--use-fake-ui-for-media-stream",
-                f"--use-file-for-fake-audio-capture={recording(tmp_path)}",
-            ]
-            chromium = await playwright.chromium.launch(
-                executable_path=CHROMIUM, args=[*ARGUMENTS, *fake]
-            )
-            tabs = []
-            for locale in ("en-US", "en-US", "zh-CN"):
-                context = await chromium.new_context(locale=locale, permissions=["microphone"])
-                tabs.append(await context.new_page())
-                await tabs[-1].goto(f"{busy.http}/static/listen.html")
-                await expect(tabs[-1].locator("#record")).to_be_enabled()
-                await tabs[-1].click("#record")
-                await until(tabs[-1], "window.forebay.ear?.stored > 0")
-            await expect(tabs[1].locator("#notice")).to_contain_text("Current queue: 1")
-            await expect(tabs[1].locator("#notice")).to_contain_text("please wait")
-            await expect(tabs[2].locator("#notice")).to_contain_text("当前排队：2")
-            await chromium.close()
+        tabs = []
+        for locale in ("en-US", "en-US", "zh-CN"):
+            context = await hearing.new_context(locale=locale, permissions=["microphone"])
+            tabs.append(await context.new_page())
+            await tabs[-1].goto(f"{busy.http}/static/listen.html")
+            await expect(tabs[-1].locator("#record")).to_be_enabled()
+            await tabs[-1].click("#record")
+            await until(tabs[-1], "window.forebay.ear?.stored > 0")
+        await expect(tabs[1].locator("#notice")).to_contain_text("Current queue: 1")
+        await expect(tabs[1].locator("#notice")).to_contain_text("please wait")
+        await expect(tabs[2].locator("#notice")).to_contain_text("当前排队：2")
 
 
 @pytest.mark.parametrize(("width", "height"), [(1200, 800), (390, 780)])

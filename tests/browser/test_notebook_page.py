@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from benchmarks.harness import Server, serving
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
@@ -37,7 +38,7 @@ async def ready(tab: Page) -> None:
     await expect(tab.locator("body[data-ready=true]")).to_be_attached(timeout=LIMIT_MS)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser, kernel_server: Server) -> AsyncIterator[Page]:
     tab = await opened(browser, kernel_server)
     thrown: list[str] = []

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from benchmarks.harness import Server, serving
 from PIL import Image
 from playwright.async_api import Browser, Page, expect
@@ -46,7 +47,7 @@ async def opened(browser: Browser, server: Server, **facts: Any) -> Page:
     return tab
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser, photo_server: Server) -> AsyncIterator[Page]:
     tab = await opened(browser, photo_server)
     thrown: list[str] = []

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from benchmarks.harness import Server, serving
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
@@ -27,7 +28,7 @@ async def opened(browser: Browser, url: str, **facts: Any) -> Page:
     return tab
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser, server: Server) -> AsyncIterator[Page]:
     tab = await opened(browser, f"{server.http}/pools")
     thrown: list[str] = []

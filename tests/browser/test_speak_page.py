@@ -5,36 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.request
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from benchmarks.harness import Server
-from browser_tools import ARGUMENTS, CHROMIUM
-from playwright.async_api import Browser, Page, Route, async_playwright, expect
-
-from forebay.core.audio import wav_header
-from forebay.core.tones import speak
+from playwright.async_api import Browser, Page, Route, expect
 
 LIMIT_MS = 120_000
-SOUND = speak(range(100))
-
-
-@pytest.fixture
-async def speaking(server: Server, tmp_path: Path) -> AsyncIterator[Browser]:
-    path = tmp_path / "words.wav"
-    path.write_bytes(wav_header(16_000, 1, data_bytes=len(SOUND)) + SOUND)
-    fake = [
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={path}",
-    ]
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*ARGUMENTS, *fake]
-        )
-        yield chromium
-        await chromium.close()
 
 
 async def opened(browser: Browser, server: Server, room: str, locale: str = "en-US") -> Page:
@@ -57,8 +34,8 @@ async def until(what: Callable[[], bool]) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_what_is_said_is_shown_here_and_in_the_room_with_its_lag(speaking, server):
-    page = await opened(speaking, server, "spoken")
+async def test_what_is_said_is_shown_here_and_in_the_room_with_its_lag(hearing, server):
+    page = await opened(hearing, server, "spoken")
     await expect(page.locator("#sync-state")).to_contain_text("room: ok", timeout=LIMIT_MS)
     await page.click("#record")
     await expect(page.locator("#transcript")).not_to_be_empty(timeout=LIMIT_MS)
@@ -69,8 +46,8 @@ async def test_what_is_said_is_shown_here_and_in_the_room_with_its_lag(speaking,
     assert {one["user_name"] for one in said(server, "spoken")} == {"Ada"}
 
 
-async def test_a_server_that_is_away_holds_no_words_up_and_gets_them_later(speaking, server):
-    page = await opened(speaking, server, "away")
+async def test_a_server_that_is_away_holds_no_words_up_and_gets_them_later(hearing, server):
+    page = await opened(hearing, server, "away")
     await expect(page.locator("#sync-state")).to_contain_text("room: ok", timeout=LIMIT_MS)
 
     async def lost(route: Route) -> None:
@@ -86,8 +63,8 @@ async def test_a_server_that_is_away_holds_no_words_up_and_gets_them_later(speak
     assert [one["text"] for one in said(server, "away")] == [f"caption {n}" for n in (1, 2, 3)]
 
 
-async def test_captions_wait_in_the_browser_over_a_reload(speaking, server):
-    page = await opened(speaking, server, "reload")
+async def test_captions_wait_in_the_browser_over_a_reload(hearing, server):
+    page = await opened(hearing, server, "reload")
     await expect(page.locator("#sync-state")).to_contain_text("room: ok", timeout=LIMIT_MS)
     await page.route("**/api/send", lambda route: route.abort())
     await page.evaluate("window.forebay.sender.send('kept')")
@@ -99,12 +76,12 @@ async def test_captions_wait_in_the_browser_over_a_reload(speaking, server):
     await until(lambda: [one["text"] for one in said(server, "reload")] == ["kept"])
 
 
-async def test_a_wrong_passphrase_is_said_in_chinese_too(speaking, server):
-    first = await opened(speaking, server, "locked")
+async def test_a_wrong_passphrase_is_said_in_chinese_too(hearing, server):
+    first = await opened(hearing, server, "locked")
     await expect(first.locator("#sync-state")).to_contain_text("room: ok", timeout=LIMIT_MS)
     await first.evaluate("window.forebay.sender.send('mine')")
     await expect(first.locator("#n-sent")).to_have_text("1", timeout=LIMIT_MS)
-    page = await opened(speaking, server, "locked", "zh-CN")
+    page = await opened(hearing, server, "locked", "zh-CN")
     await page.fill("#passphrase", "wrong")
     await page.press("#passphrase", "Tab")
     await page.evaluate("window.forebay.sender.send('theirs')")
@@ -112,8 +89,8 @@ async def test_a_wrong_passphrase_is_said_in_chinese_too(speaking, server):
 
 
 @pytest.mark.parametrize(("width", "height"), [(1200, 800), (390, 780)])
-async def test_the_speak_page_fits_its_screen(speaking, server, width, height):
-    page = await opened(speaking, server, "fits")
+async def test_the_speak_page_fits_its_screen(hearing, server, width, height):
+    page = await opened(hearing, server, "fits")
     for theme in ("light", "dark"):
         await page.emulate_media(color_scheme=theme)
         await page.set_viewport_size({"width": width, "height": height})
@@ -122,12 +99,12 @@ async def test_the_speak_page_fits_its_screen(speaking, server, width, height):
         assert box is not None and box["x"] + box["width"] <= width
 
 
-async def test_the_lag_to_the_last_display_is_shown_and_saved(speaking, server):
-    page = await opened(speaking, server, "lagging")
+async def test_the_lag_to_the_last_display_is_shown_and_saved(hearing, server):
+    page = await opened(hearing, server, "lagging")
     await expect(page.locator("#sync-state")).to_contain_text("room: ok", timeout=LIMIT_MS)
     displays = []
     for _ in range(2):
-        context = await speaking.new_context()
+        context = await hearing.new_context()
         display = await context.new_page()
         await display.goto(f"{server.http}/display?room=lagging")
         await expect(display.locator("#link")).to_have_attribute(

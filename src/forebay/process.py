@@ -69,9 +69,18 @@ def _watch(parent_pid: int, sig: int) -> None:
     os.kill(os.getpid(), sig)
 
 
-def oom_kills() -> int:
-    """How many processes of this control group the kernel has killed for want of memory."""
-    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+def oom_kills(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> int:
+    """How many processes of this control group the kernel has killed for want of memory. A
+    container sees its group as the ``root`` of all; a service is in one that ``own`` names."""
+    found = [f"{root}/memory.events", f"{root}/memory/memory.oom_control"]
+    with contextlib.suppress(OSError), open(own) as file:
+        for line in file:
+            _, controllers, group = line.rstrip("\n").split(":", 2)
+            if not controllers:
+                found.insert(0, f"{root}{group}/memory.events")
+            elif "memory" in controllers.split(","):
+                found.insert(0, f"{root}/memory{group}/memory.oom_control")
+    for path in found:
         try:
             with open(path) as file:
                 facts = dict(line.split(maxsplit=1) for line in file if " " in line)

@@ -18,7 +18,7 @@ import pytest
 
 from forebay import supervisor
 from forebay.broker.link_server import serve_link
-from forebay.process import describe_exit
+from forebay.process import describe_exit, oom_kills
 from forebay.supervisor import Event, ProcessSpec, serve
 from forebay.worker.steps import StepsTable
 
@@ -305,3 +305,23 @@ def supervisor_error() -> type[Exception]:
 )
 def test_an_exit_code_is_put_in_words(code: int, words: str) -> None:
     assert describe_exit(code) == words
+
+
+@pytest.mark.parametrize(
+    ("own", "file"),
+    [
+        ("0::/system.slice/forebay.service", "system.slice/forebay.service/memory.events"),
+        ("4:cpu,memory:/x\n0::/", "memory/x/memory.oom_control"),
+        ("0::/only/the/host/sees/this", "memory.events"),
+        ("4:memory:/docker/1", "memory/memory.oom_control"),
+    ],
+)
+def test_what_the_kernel_killed_is_counted_where_this_process_is(
+    tmp_path: Path, own: str, file: str
+) -> None:
+    (tmp_path / "own").write_text(f"9:pids:/elsewhere\n{own}\n")
+    assert oom_kills(str(tmp_path), str(tmp_path / "own")) == 0
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("under_oom 0\noom_kill 3\n")
+    assert oom_kills(str(tmp_path), str(tmp_path / "own")) == 3
+    assert oom_kills(str(tmp_path), str(tmp_path / "none")) in (0, 3)

@@ -40,6 +40,8 @@ _BECOME = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])",
 )
 """A program that ends with us, whatever happens to us (Linux), and starts without delay."""
+_JOIN = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+"""A program in the control group of this folder (shell)."""
 _STARTED = re.compile(r"starting on (http://[^/\s]+)/")
 
 
@@ -209,10 +211,14 @@ class Cluster:
         return store
 
     async def serve(
-        self, *words: str, ready: bool = True, env: Mapping[str, str] | None = None
+        self,
+        *words: str,
+        ready: bool = True,
+        env: Mapping[str, str] | None = None,
+        group: Path | None = None,
     ) -> Server:
         """`forebay serve` on a free port, with synthetic speech unless ``words`` name an
-        engine; ready when this returns."""
+        engine; ready when this returns. ``group``: the control group that it starts in."""
         if "--engine" not in words:
             words += ("--engine", f"speech={SPEECH}")
         shared = env is not None and "FOREBAY_SERVER_BROKER" in env
@@ -222,7 +228,10 @@ class Cluster:
         self._count += 1
         folder = self.folder / f"serve-{self._count}"
         server = self._spawn(
-            folder, "serve", "--port", "0", "--data-dir", str(folder), *words, env=env
+            folder,
+            *("serve", "--port", "0", "--data-dir", str(folder), *words),
+            env=env,
+            before=("sh", "-c", _JOIN, str(group)) if group else (),
         )
 
         def address() -> re.Match[str] | None:
@@ -245,17 +254,22 @@ class Cluster:
         self._count += 1
         words = ("--kind", "speech", "--engine", engine, "--processes", str(processes))
         folder = self.folder / f"work-{self._count}"
-        return self._spawn(folder, "worker", *words, inside=inside, env=around(broker))
+        before = ("ip", "netns", "exec", inside) if inside else ()
+        return self._spawn(folder, "worker", *words, before=before, env=around(broker))
 
     def _spawn(
-        self, folder: Path, *words: str, inside: str = "", env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *words: str,
+        before: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> Server:
         folder.mkdir()
         log = folder / "log"
         quiet = {"FOREBAY_LOG_FORMAT": "json", "FOREBAY_WORKERS_SPARES": "never"}
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*(("ip", "netns", "exec", inside) if inside else ()), *FOREBAY, *words],
+                [*before, *FOREBAY, *words],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

@@ -84,14 +84,18 @@ def test_the_start_screen_says_what_runs_and_that_it_is_synthetic(served):
     assert "Ctrl-C" in text
 
 
-def test_doctor_hears_a_first_byte(served):
-    result = served.ask("doctor")
-    assert result.returncode == 0, result.stdout
-    assert "first audio after" in result.stdout
+@pytest.fixture(scope="module")
+def examined(served):
+    """What `forebay doctor` says of it; from here on something has been said in it."""
+    return served.ask("doctor")
 
 
-def test_jobs_are_listed_and_shown_without_what_was_said(served):
-    served.ask("doctor")
+def test_doctor_hears_a_first_byte(examined):
+    assert examined.returncode == 0, examined.stdout
+    assert "first audio after" in examined.stdout
+
+
+def test_jobs_are_listed_and_shown_without_what_was_said(served, examined):
     jobs = json.loads(served.ask("jobs", "list", "--json").stdout)
     assert jobs and jobs[0]["pool"] == "speech/synthetic"
     shown = served.ask("jobs", "show", jobs[0]["id"][:8]).stdout
@@ -125,12 +129,11 @@ def test_a_killed_worker_is_replaced(served):
     assert served.ask("doctor").returncode == 0
 
 
-def test_nothing_a_user_said_is_in_the_log(served):
-    served.ask("doctor")
+def test_nothing_a_user_said_is_in_the_log(served, examined):
     assert "Hello" not in served.log.read_text()
 
 
-def test_missing_models_are_named_with_the_command_and_the_rest_serves(tmp_path):
+def test_missing_models_are_named_and_the_rest_serves_and_ends_whole_on_sigterm(tmp_path):
     server = Served(
         tmp_path,
         *("--engine", "text=llama", "--engine", "speech=synthetic"),
@@ -142,14 +145,8 @@ def test_missing_models_are_named_with_the_command_and_the_rest_serves(tmp_path)
         assert "missing: text has no engine: llama cannot start" in text
         assert "get it with:" in text
         assert server.ask("doctor").returncode == 0
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        assert len(children) >= 3
     finally:
         assert server.stop() == 0
-
-
-def test_sigterm_ends_every_process_with_status_0(tmp_path):
-    server = Served(tmp_path, "--engine", "text=synthetic", "--engine", "speech=synthetic")
-    server.wait_ready()
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    assert len(children) >= 3
-    assert server.stop() == 0
     assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]

@@ -193,8 +193,8 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[World, S
         broker.worker_register(WorkerInfo(id="w", pools=[POOL], slots=8, sessions=8))
         real: Callable[..., bool] = Hold.take_at_once
 
-        def noted(self: Hold, event: Any, append_now: Any) -> bool:
-            done = real(self, event, append_now)
+        def noted(self: Hold, event: Any, append_now: Any, send_late: Any) -> bool:
+            done = real(self, event, append_now, send_late)
             stand.taken.append(done)
             return done
 

@@ -181,6 +181,7 @@ class _Connection:
         "_limited",
         "_offered",
         "_promised_until",
+        "_send_late",
         "_sessions",
         "_state",
         "_tenant",
@@ -211,6 +212,7 @@ class _Connection:
         # Only a home in this process can take input without being waited for.
         self._append_now: AppendNow | None = getattr(ctx.broker, "append_now", None)
         self._offered = self._append_now is None
+        self._send_late: Callable[[Frame], None] = wire.send
 
     async def run(self, frames: Frames, first_message_s: float | None) -> None:
         try:
@@ -275,6 +277,7 @@ class _Connection:
         if not self._offered and isinstance(intent, Hear):
             self._offered = True
             if isinstance(self._wire, WebSocketWire):
+                self._send_late = self._wire.send_late
                 self._wire.offer_messages(self._at_once)
 
     def _at_once(self, frame: Frame) -> bool:
@@ -292,7 +295,7 @@ class _Connection:
         if not isinstance(intent, Hear):
             return False
         hold = self._holds.get(intent.session)
-        if hold is None or not hold.take_at_once(intent, append_now):
+        if hold is None or not hold.take_at_once(intent, append_now, self._send_late):
             return False
         self._state = state
         return True

@@ -185,9 +185,11 @@ class Hold:
             self._first_text_at = self._ctx.clock()
         await self._carry(self._receive(event))
 
-    def take_at_once(self, event: Hear, append_now: AppendNow) -> bool:
+    def take_at_once(
+        self, event: Hear, append_now: AppendNow, send_late: Callable[[Frame], None]
+    ) -> bool:
         """As `take`, for sound that the store has room for and nothing speaks against. False:
-        nothing was changed, `take` it."""
+        nothing was changed, `take` it. ``send_late``: how it is said that the sound has come."""
         session, attachment = self.session, self._attachment
         if session.phase is not Phase.STREAMING or self.full or attachment is None:
             return False
@@ -211,7 +213,8 @@ class Hold:
         self._idle_life.touch()
         for answer in self._receive(self._note_stored(attachment.job, effect, effect.items, ack)):
             if type(answer) is Answer and type(answer.what) is Took:
-                self._send(self._dialect.answer(answer.what, self._about))
+                for frame in self._dialect.answer(answer.what, self._about):
+                    send_late(frame)
             else:
                 self._now(answer)
         return True

@@ -26,6 +26,7 @@ from uvicorn.server import ServerState
 from forebay.gateway.accepting import TakingTurns
 from forebay.gateway.gate import Gate
 from forebay.gateway.http_protocol import HttpProtocol
+from forebay.gateway.late import LateAnswers
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import Personality, Port, is_loopback
@@ -57,6 +58,7 @@ class Listener:
         self.metrics = server.metrics
         self.gate = server.gate
         self.sweep = server.sweep
+        self.late = server.late
         self.state = server.state
         self.quiet = _quiet
         self.app_state: dict[str, Any] = {}
@@ -134,6 +136,7 @@ class GatewayServer:
         self.loop = asyncio.get_running_loop()
         self.gate = Gate(options, metrics)
         self.sweep = Sweep(self.loop, options.sweep_s)
+        self.late = LateAnswers(self.loop)
         self.state = ServerState()
         self.listeners: list[Listener] = []
         self._servers: list[asyncio.Server | TakingTurns] = []

@@ -58,12 +58,13 @@ def short_reason(reason: str) -> str:
 class WebSocketWire:
     """One accepted WebSocket. Sending before the accept is a mistake and raises."""
 
-    __slots__ = ("_corked", "_drained", "_p")
+    __slots__ = ("_corked", "_drained", "_late", "_p")
 
     def __init__(self, protocol: WebSocketProtocol) -> None:
         self._p = protocol
         self._drained: Drained | None = None
         self._corked: bytearray | None = None
+        self._late = False  # what is corked waits for what is sent next
 
     @property
     def closed(self) -> bool:
@@ -95,18 +96,39 @@ class WebSocketWire:
         if self._corked is not None:
             self._corked += header
             self._corked += payload
+            if self._late:
+                self.uncork()
         elif len(payload) < JOIN_BYTES:
             protocol.transport.write(header + payload)
         else:
             protocol.transport.writelines((header, payload))
 
+    def send_late(self, data: str | bytes) -> None:
+        """As `send`, for an answer that says nothing new: where this process is busy it leaves
+        with what is sent next, or `late.LATE_S` later."""
+        late = self._p.listener.late
+        if self._late or self._corked is not None or not late.busy(self._p.loop.time()):
+            self.send(data)
+            return
+        self.cork()
+        self.send(data)
+        self._late = True
+        late.add(self)
+
+    def on_time(self) -> None:
+        """What waited for company has waited long enough."""
+        if self._late:
+            self.uncork()
+
     def cork(self) -> None:
         """As `HttpWire.cork`; `close` ends it too."""
+        self._late = False
         if self._corked is None:
             self._corked = bytearray()
 
     def uncork(self) -> None:
         held, self._corked = self._corked, None
+        self._late = False
         if held and not self._p.gone:
             self._p.transport.write(held)
 

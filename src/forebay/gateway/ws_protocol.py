@@ -379,6 +379,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Say goodbye after everything sent; the peer has `close_s` to answer."""
         if self.gone or not self.handshake_complete:
             return
+        self.wire.uncork()
         self.conn.send_close(code, reason)
         self.close_sent = True
         self._close_code = code

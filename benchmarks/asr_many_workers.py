@@ -13,24 +13,11 @@ from typing import Any
 
 import psutil
 
-from benchmarks.asr_overload import engine
-from benchmarks.harness import Server, options, report, run, serving
+from benchmarks.asr_overload import engine, until_ready
+from benchmarks.harness import options, report, run, serving
 from forebay.lab.stats import summary
 
 IDLE_S = 10.0
-
-
-def ready(server: Server) -> int:
-    pools = server.get("/api/status")["pools"]
-    return sum(int(pool["ready"]) for pool in pools if pool["kind"] == "recognition")
-
-
-async def until_ready(server: Server, count: int, limit_s: float) -> None:
-    end = time.monotonic() + limit_s
-    while await asyncio.to_thread(ready, server) < count:
-        if time.monotonic() > end:
-            raise RuntimeError(f"{ready(server)} of {count} workers after {limit_s:g} s")
-        await asyncio.sleep(0.2)
 
 
 def used(processes: list[psutil.Process]) -> float:

@@ -8,12 +8,17 @@ few      10 clients, one worker
 crowd    500 clients x 10 s, one worker of one slot, 120 s in all: as the door lets nobody in
          who would have to wait longer than `LONGEST_WAIT_S`, nobody comes back who could not
          be heard by the end
-full     500 clients, 60 workers of one slot: everybody in real time
-brim     500 clients, 50 workers: 100 % load, as measured
+full     500 clients, 60 slots in ``--processes`` workers: everybody in real time
+brim     500 clients, 50 slots in as many workers: 100 % load, as measured
+apart    500 clients, 60 workers of one slot, as measured. Sixty models have sixty machines, or a
+         few large ones; here their processes share the cores with gateway and load tool, and every
+         chunk wakes another of them
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import psutil
@@ -29,9 +34,9 @@ LONGEST_WAIT_S = MARGIN * KINDS[Kind.RECOGNITION].queue_s
 Row = tuple[str, str, str, bool | None]
 
 
-def engine(workers: int, rtf: float = RTF) -> list[str]:
+def engine(workers: int, rtf: float = RTF, slots: int = 1) -> list[str]:
     return [
-        "--engine", f"recognition=synthetic:rtf={rtf},slots=1",
+        "--engine", f"recognition=synthetic:rtf={rtf},slots={slots}",
         "--workers", f"recognition={workers}",
         "--workers", "text=0",
         "--workers", "speech=0",
@@ -42,9 +47,25 @@ def url(server: Server) -> str:
     return f"ws://127.0.0.1:{server.port}/ws/asr"
 
 
-async def part(clients: int, workers: int, seconds: float, audio_s: float) -> tuple[Result, float]:
+def ready(server: Server) -> int:
+    pools = server.get("/api/status")["pools"]
+    return sum(int(pool["ready"]) for pool in pools if pool["kind"] == "recognition")
+
+
+async def until_ready(server: Server, count: int, limit_s: float) -> None:
+    end = time.monotonic() + limit_s
+    while await asyncio.to_thread(ready, server) < count:
+        if time.monotonic() > end:
+            raise RuntimeError(f"{ready(server)} of {count} workers after {limit_s:g} s")
+        await asyncio.sleep(0.2)
+
+
+async def part(
+    clients: int, workers: int, seconds: float, audio_s: float, slots: int = 1
+) -> tuple[Result, float]:
     """The run, and megabytes of memory per worker. ``seconds``: no attempt later than that."""
-    with serving(*engine(workers), ready_s=240) as server:
+    with serving(*engine(workers, slots=slots), ready_s=240) as server:
+        await until_ready(server, workers, 240)
         result = await bench(
             Options(
                 url=url(server),
@@ -54,7 +75,7 @@ async def part(clients: int, workers: int, seconds: float, audio_s: float) -> tu
                 duration_s=seconds,
                 patience_s=90,
             ),
-            workers=(workers, 1, RTF),
+            workers=(workers, slots, RTF),
         )
         memory = memory_mb(server.workers("recognition"))
     return result, memory
@@ -127,9 +148,27 @@ def all_served(name: str, clients: int, found: dict[str, Any], memory: float) ->
     ]
 
 
+async def whole(
+    wanted: Any, raw: dict[str, Any], name: str, processes: int, slots: int
+) -> list[Row]:
+    """A part in which all are let in: ``slots`` in all, evenly in ``processes`` workers."""
+    each = slots // processes
+    result, memory = await part(wanted.clients, processes, wanted.seconds, wanted.audio, each)
+    raw[name] = result.figures
+    rows = all_served(name, wanted.clients, result.figures, memory)
+    return [(f"{name}: workers x slots", f"{processes} x {each}", "", None), *rows]
+
+
 async def main() -> int:
     wanted = options(
-        __doc__ or "", clients=500, seconds=120.0, audio=10.0, full=60, brim=50, only="all"
+        __doc__ or "",
+        clients=500,
+        seconds=120.0,
+        audio=10.0,
+        full=60,
+        brim=50,
+        processes=2,
+        only="all",
     )
     parts = set(wanted.only.split(","))
     rows: list[Row] = []
@@ -150,15 +189,13 @@ async def main() -> int:
         raw["crowd"] = result.figures
         rows += crowd_rows(result.figures, wanted.seconds)
     if chosen("full"):
-        result, memory = await part(wanted.clients, wanted.full, wanted.seconds, wanted.audio)
-        raw["full"] = result.figures
-        rows += all_served("full", wanted.clients, result.figures, memory)
+        rows += await whole(wanted, raw, "full", wanted.processes, wanted.full)
     if chosen("brim"):
-        result, memory = await part(wanted.clients, wanted.brim, wanted.seconds, wanted.audio)
-        raw["brim"] = result.figures
-        rows += [
-            (*row[:3], None) for row in all_served("brim", wanted.clients, result.figures, memory)
-        ]
+        found = await whole(wanted, raw, "brim", wanted.processes, wanted.brim)
+        rows += [(*row[:3], None) for row in found]
+    if chosen("apart"):
+        found = await whole(wanted, raw, "apart", wanted.full, wanted.full)
+        rows += [(*row[:3], None) for row in found]
     return report("recognition, overload", rows, wanted.output_json, figures=raw)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from forebay.broker.redis_wire import encode, words_of
 from forebay.core.events import (
+    Audio,
     Consumed,
     Ended,
     Final,
@@ -107,16 +108,28 @@ class Batch:
 
     def _event(self, event: OutputEvent, size: int) -> None:
         held, old, old_size, line = self.held, b"", size, ""
-        tag = tag_of(event)
+        tag, so_far = tag_of(event), held.marks
         held.counts[tag] = max(event.n, held.counts.get(tag, 0))
         for name, value in marks(event).items():
-            held.marks[name] = max(value, held.marks.get(name, 0))
+            if value > so_far.get(name, -1):
+                so_far[name] = value
         if tag == held.row.replaceable:
             line, gives_way = _line_of(event)
             if gives_way:
                 ghost = faded(event)
                 old, old_size = encode(ghost), size_of(ghost)
-        elif isinstance(event, ToolCalls):
+            self._files += blobs_of(event)
+        elif type(event) is not Audio:  # of which there are the most, and nothing more to note
+            self._noted(event)
+        self._sizes.append(size)
+        self._faded_sizes.append(old_size)
+        self._lines.append(line)
+        self._blobs += (encode(event), encode(so_far), old)
+
+    def _noted(self, event: OutputEvent) -> None:
+        """What the store has to know of ``event`` besides its bytes and counters."""
+        self._files += blobs_of(event)
+        if isinstance(event, ToolCalls):
             self._flags |= TOOLS
         elif isinstance(event, Usage):
             self._flags |= USAGE
@@ -124,11 +137,6 @@ class Batch:
             self._said.append(event.text)
         elif isinstance(event, Ended):
             self._ended = words_of(event)
-        self._files += blobs_of(event)
-        self._sizes.append(size)
-        self._faded_sizes.append(old_size)
-        self._lines.append(line)
-        self._blobs += (encode(event), encode(held.marks), old)
 
     def request(self) -> list[Any]:
         """As `API.commit` reads it."""

@@ -7,6 +7,7 @@
 local F, API = {}, {}          -- internal steps; what clients may call
 local P, NOW, LOADED, POOLS    -- of the call that is running
 local STATICS, HELD = {}, 0    -- what never changes of a job, kept between calls; how many
+local PACKED, RECORDS, KEPT = {}, {}, 0  -- jobs as they were written last, likewise
 local max, min, floor
 
 local call, pack, unpack_  -- the server's, which are not there yet while this is loaded
@@ -20,6 +21,7 @@ local LEASE_INPUT_BYTES = 64 * 1024
 local ENTRY_BYTES = 4096
 local MAX_DEAD = 200
 local MAX_STATICS = 4096
+local MAX_RECORDS = 2048
 local ASSUMED_S = 10
 
 local OVER = {completed = true, failed = true, cancelled = true, expired = true}
@@ -133,13 +135,38 @@ local function cold(job)
   end
 end
 
+-- Unpacking a job costs more than reading it, so the one that was packed last stays here. It is
+-- used only while the very bytes that were made of it are what the store holds, and by one call
+-- at a time: a call that fails leaves nothing of what it did.
+local function keep(key, job, packed)
+  if KEPT >= MAX_RECORDS then PACKED, RECORDS, KEPT = {}, {}, 0 end
+  if not PACKED[key] then KEPT = KEPT + 1 end
+  PACKED[key], RECORDS[key] = packed, job
+end
+
+local function unpacked(key, packed)
+  local before = PACKED[key]
+  if not before then return unpack_(packed) end
+  local job = RECORDS[key]
+  PACKED[key], RECORDS[key], KEPT = nil, nil, KEPT - 1
+  return before == packed and job or unpack_(packed)
+end
+
 -- At the end of a call: what is in the record besides the job's own fields goes.
 local function flush_job(job)
+  local key, packed, dirty = job._key, job._packed, job._dirty
+  if not next(dirty) then
+    if packed and not rawget(job, '_cold') then
+      setmetatable(job, nil)
+      job.id, job._key, job._dirty, job._job, job._st, job._packed = nil, nil, nil, nil, nil, nil
+      keep(key, job, packed)
+    end
+    return
+  end
   local hot, rest = false, false
-  for field in pairs(job._dirty) do
+  for field in pairs(dirty) do
     if IS_COLD[field] then rest = true else hot = true end
   end
-  local key = job._key
   if rest then cold(job) end  -- written whole
   setmetatable(job, nil)
   if rest or rawget(job, '_cold') then
@@ -152,21 +179,26 @@ local function flush_job(job)
   end
   if hot then
     job.id, job._key, job._dirty, job._job, job._cold, job._st = nil, nil, nil, nil, nil, nil
-    call('HSET', key, 'hot', pack(job))
+    job._packed = nil
+    packed = pack(job)
+    call('HSET', key, 'hot', packed)
+    keep(key, job, packed)
   end
 end
 
 local function flush()
   for _, record in ipairs(LOADED) do
-    local pairs_ = {}
-    for field, value in pairs(record._dirty) do
-      pairs_[#pairs_ + 1] = field
-      pairs_[#pairs_ + 1] = value
+    if record._job then
+      flush_job(record)
+    elseif next(record._dirty) then
+      local pairs_ = {}
+      for field, value in pairs(record._dirty) do
+        pairs_[#pairs_ + 1] = field
+        pairs_[#pairs_ + 1] = value
+      end
+      call('HSET', record._key, unpack(pairs_))
+      record._dirty = {}
     end
-    if #pairs_ > 0 then
-      if record._job then flush_job(record) else call('HSET', record._key, unpack(pairs_)) end
-    end
-    record._dirty = {}
   end
   LOADED, POOLS = {}, {jobs = {}, workers = {}, pools = {}}
 end
@@ -186,8 +218,8 @@ local lazy = {__index = function(job, field)
   return default_of(field)
 end}
 
-local function known_job(id, job)
-  job.id, job._key, job._dirty, job._job = id, at('job', id), {}, true
+local function known_job(id, key, job, packed)
+  job.id, job._key, job._dirty, job._job, job._packed = id, key, {}, true, packed
   setmetatable(job, lazy)
   LOADED[#LOADED + 1] = job
   POOLS.jobs[id] = job
@@ -197,8 +229,9 @@ end
 function F.job(id)
   local job = POOLS.jobs[id]
   if job == nil then
-    local hot = call('HGET', at('job', id), 'hot')
-    if hot then return known_job(id, unpack_(hot)) end
+    local key = at('job', id)
+    local hot = call('HGET', key, 'hot')
+    if hot then return known_job(id, key, unpacked(key, hot), hot) end
     POOLS.jobs[id] = false
   end
   return job or nil
@@ -211,7 +244,7 @@ function F.new_job(id, values)
     local field = JOB_HOT[index]
     if values[field] == nil then values[field] = default_of(field) end
   end
-  local job = known_job(id, values)
+  local job = known_job(id, at('job', id), values)
   job._cold = true
   for _, field in ipairs({'phase', 'last'}) do put(job, field, job[field]) end
   return job

@@ -6,6 +6,8 @@ BIN := .venv/bin
 ARGS ?=
 # Test processes: most tests wait rather than work, so more than there are cores.
 JOBS ?= 4
+# Compiled modules are kept: tests start hundreds of processes that load the same ones.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup models serve test check bench soak docs wheel clean
 

@@ -18,7 +18,7 @@ from forebay import choice_kernel
 from forebay.config import Config, Setting, table, table_images, table_kernel, table_text
 from forebay.core.kinds import Kind
 from forebay.engines import REGISTRY, names, weights
-from forebay.engines.options import Option
+from forebay.engines.options import Option, parse
 from forebay.errors import ConfigError
 
 __all__ = [
@@ -158,7 +158,8 @@ def parse_engine(kind: Kind, text: str) -> tuple[str, dict[str, str]]:
     """``NAME[:key=value,...]``. A value may hold ``:`` and ``=``; a piece without ``=``
     belongs to the value before it, so that values may hold commas too.
 
-    Raises `ConfigError` for an engine that does not exist.
+    Raises `ConfigError` for an engine that does not exist, or an option that it does not
+    take: a worker that refuses it would be started for ever.
     """
     name, _, rest = text.strip().partition(":")
     if (kind, name) not in REGISTRY:
@@ -175,6 +176,7 @@ def parse_engine(kind: Kind, text: str) -> tuple[str, dict[str, str]]:
             options[key] += "," + piece
         else:
             raise ConfigError(f"engine {text!r}: {piece!r} is not key=value")
+    parse(name, _declared(kind, name), options)
     return name, options
 
 

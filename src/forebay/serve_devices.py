@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from forebay.choice import parse_engine
 from forebay.core.kinds import Kind
-from forebay.errors import ConfigError
 from forebay.gpus import Gpu, read_gpus
 from forebay.placement import CPU, Placement, Want, place
 from forebay.supervisor import ProcessSpec
@@ -36,10 +35,8 @@ def _want(spec: ProcessSpec) -> Want | None:
     device = options.get("device") or CPU
     if device == CPU:
         return None
-    given = options.get("memory_mb") or "0"
-    if not given.isdecimal():
-        raise ConfigError(f"memory_mb of {spec.name} is {given!r}, expected a whole number")
-    return Want(name=spec.name, device=device, memory_mb=int(given), spare=spec.spare)
+    needed = int(options.get("memory_mb") or 0)
+    return Want(name=spec.name, device=device, memory_mb=needed, spare=spec.spare)
 
 
 def _engine(spec: ProcessSpec) -> tuple[str, dict[str, str]]:

@@ -157,7 +157,7 @@ def test_processes_are_told_their_gpu_and_see_no_other() -> None:
     assert settled[0].argv[-1] == "waifu2x:device=cuda:0,memory_mb=3000,threads=1"
     assert settled[0].env["CUDA_VISIBLE_DEVICES"] == "0"
     assert notes == ["no warm spare: s needs 3000 MB on a GPU, GPU 0 has 500 MB of 8000 MB left"]
-    with pytest.raises(ConfigError, match="memory_mb of w-1"):
+    with pytest.raises(ConfigError, match="'memory_mb' of engine 'waifu2x' is 'lots'"):
         on_devices([spec("w-1", "waifu2x:device=auto,memory_mb=lots")], lambda: TWO)
 
 

@@ -228,9 +228,9 @@ def test_what_was_opened_is_closed_when_composing_fails(composed, tmp_path):
 
 
 def test_an_engines_options_may_hold_commas_and_colons():
-    name, options = parse_engine(Kind.TEXT, "openai:base_url=http://a:1,model=x,y=z,1")
+    name, options = parse_engine(Kind.TEXT, "openai:base_url=http://a:1,model=x,api_key=z,1")
     assert name == "openai"
-    assert options == {"base_url": "http://a:1", "model": "x", "y": "z,1"}
+    assert options == {"base_url": "http://a:1", "model": "x", "api_key": "z,1"}
 
 
 @pytest.mark.parametrize("text", ["nothing", "synthetic:slots"])

@@ -224,9 +224,7 @@ def store(
 
 @bench_app.command("tts")
 def bench_tts(
-    url: Annotated[str, typer.Option(help="WebSocket address of /tts.")] = (
-        "ws://127.0.0.1:8600/tts"
-    ),
+    url: Url = None,
     scenario: Annotated[str, typer.Option(help="baseline, mixed or heavy.")] = "baseline",
     concurrency: Annotated[int, typer.Option(min=1, help="Sessions at once.")] = 50,
     cps: Annotated[float, typer.Option(min=0.1, help="Characters a second, each.")] = 5.0,
@@ -254,9 +252,10 @@ def bench_tts(
 ) -> None:
     """Many people typing into /tts: delays, losses, repeats, neighbours."""
     from forebay.lab import tts as lab
+    from forebay.lab.command import socket_url
 
     options = lab.Options(
-        url=url,
+        url=socket_url(url, "/tts"),
         scenario=scenario,
         concurrency=concurrency,
         cps=cps,
@@ -276,9 +275,8 @@ def bench_tts(
 
 @bench_app.command("asr")
 def bench_asr(
-    url: Annotated[
-        str | None, typer.Option(help="WebSocket address (default ws://127.0.0.1:8600/ws/asr).")
-    ] = None,
+    context: typer.Context,
+    url: Url = None,
     scenario: Annotated[str, typer.Option(help="short, long, mixed or flat.")] = "short",
     concurrency: Annotated[int, typer.Option(min=1, help="Speakers.")] = 50,
     audio_s: Annotated[float, typer.Option(help="Seconds of speech each (flat).")] = 10.0,
@@ -306,9 +304,10 @@ def bench_asr(
 ) -> None:
     """Many people speaking at once: lag, queue, losses; is it a fault or a lack of workers?"""
     from forebay.lab import asr as lab
+    from forebay.lab.command import socket_url
 
     options = lab.Options(
-        url=url or lab.URL,
+        url=socket_url(url, "/ws/asr"),
         scenario=scenario,
         concurrency=concurrency,
         audio_s=audio_s,
@@ -322,7 +321,8 @@ def bench_asr(
     )
     options.check()
     if kill_every is not None:
-        if url:
+        given = context.get_parameter_source("url")
+        if given is not None and given.name == "COMMANDLINE":
             raise typer.BadParameter("--kill-every starts a server of its own: leave --url out")
         from forebay.lab import asr_killed
 

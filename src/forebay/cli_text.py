@@ -86,7 +86,10 @@ def models_compare(
     one: Annotated[str, typer.Argument(help="A served model, an address, or MODEL@URL.")],
     two: Annotated[str, typer.Argument(help="Likewise.")],
     url: Annotated[
-        str, typer.Option(help="The server that serves them, where no address is given.")
+        str,
+        typer.Option(
+            help="The server that serves them, where no address is given.", envvar="FOREBAY_URL"
+        ),
     ] = "http://127.0.0.1:8600",
     prompt: Annotated[
         list[str] | None, typer.Option(help="Ask this instead; may be repeated.")

@@ -27,8 +27,10 @@ __all__ = [
     "http_base",
     "run_all",
     "run_and_tell",
+    "socket_url",
 ]
 
+DEFAULT_URL = "http://127.0.0.1:8600"
 TICK_S = 0.5
 
 Outcome = TypeVar("Outcome")
@@ -83,6 +85,15 @@ def bearer(key: str | None) -> dict[str, str]:
 def http_base(url: str) -> str:
     """A WebSocket address as the HTTP address of the same place."""
     return url.replace("ws://", "http://").replace("wss://", "https://")
+
+
+def socket_url(url: str | None, path: str) -> str:
+    """The WebSocket address that people mean by ``url``: an address of a page or of a socket,
+    with or without a path of its own. None: a server on this machine."""
+    scheme, _, rest = (url or DEFAULT_URL).rpartition("://")
+    socket = {"http": "ws", "https": "wss", "": "ws"}.get(scheme, scheme)
+    place, _, own = rest.partition("/")
+    return f"{socket}://{place}/{own}" if own else f"{socket}://{place}{path}"
 
 
 # ------------------------------------------------------------------------------- run

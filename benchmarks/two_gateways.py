@@ -1,14 +1,16 @@
 """Claim: each of two gateways around one Redis costs as much CPU per stream as one alone, within
 15 %; and two gateways hold 5,000 idle connections.
 
-The same number of speaking sessions per gateway runs over one gateway and over two; CPU seconds
-are read from the operating system. But two gateways with twice the people also make the machine
-twice as busy, and a busy processor takes longer for the same work (shared caches and cores,
-switches between processes). So there is a third arrangement: two servers that share nothing, each
-with one gateway, its own store and half the workers, under the same load as the two around one
-store. What two cost over that is what sharing a store costs; what those strangers cost over one
-alone is the machine's, and is printed too. The three take turns, and the middle of the turns
-counts. The store's share is printed beside them.
+The same number of speaking sessions runs on each gateway, alone and beside another; CPU seconds
+are read from the operating system. Every gateway is a server of its own with one worker, as on a
+machine of its own: gateways that accept on one port share the sessions by chance, 40 and 60 were
+seen, and the one with the fewer bears what a gateway costs at rest on fewer streams. But two
+gateways with twice the people also make the machine twice as busy, and a busy processor takes
+longer for the same work (shared caches and cores, switches between processes). So there is a third
+arrangement: two gateways that share nothing, each with its own store, under the same load as the
+two around one store. What two cost over that is what sharing a store costs; what those strangers
+cost over one alone is the machine's, and is printed too. The three take turns, and the middle of
+the turns counts. The store's share is printed beside them.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import psutil
 
 from benchmarks.harness import options, report, run
 from forebay.client.s1 import SpeechState
-from forebay.lab.chaos_cluster import Cluster, Server
+from forebay.lab.chaos_cluster import Cluster, around
 from forebay.lab.chaos_people import Crowd
 
 SETTLE_S = 2.0
@@ -40,11 +42,6 @@ def cpu_s(processes: list[psutil.Process]) -> list[float]:
     return found
 
 
-def store_of(server: Server) -> list[psutil.Process]:
-    children = psutil.Process(server.process.pid).children()
-    return [child for child in children if "valkey" in child.name() or "redis" in child.name()]
-
-
 class Turn(NamedTuple):
     """CPU milliseconds per stream and second of each gateway and of the store, and how many
     pieces of speech a stream brought in a second: the same, or another thing was measured."""
@@ -56,35 +53,27 @@ class Turn(NamedTuple):
 
 async def turn(how: str, sessions: int, seconds: float) -> Turn:
     """One measurement, with processes of its own. ``how``: ``alone``, ``shared`` (two gateways
-    around one store) or ``apart`` (two servers that share nothing)."""
-    gateways = 2 if how == "shared" else 1
-    workers = 1 if how == "apart" else 2
+    around one store) or ``apart`` (two gateways that share nothing)."""
+    gateways = 1 if how == "alone" else 2
     async with Cluster() as cluster:
+        stores = [await cluster.store() for _ in range(2 if how == "apart" else 1)]
         servers = []
-        for _ in range(2 if how == "apart" else 1):
-            server = await cluster.serve(
-                *("--broker", "redis", "--gateways", str(gateways)),
-                *("--workers", f"speech={workers}"),
-                env={"FOREBAY_SERVER_SPARE_GATEWAY": "false"},
-            )
-            await cluster.ready(server, workers)
-            servers.append(server)
+        for n in range(gateways):
+            env = around(stores[n % len(stores)].url) | {"FOREBAY_SERVER_SPARE_GATEWAY": "false"}
+            servers.append(await cluster.serve("--workers", "speech=1", env=env))
+        for server in servers:
+            await cluster.ready(server, gateways // len(stores))
         crowd = Crowd(
             cluster.http,
             [server.tts for server in servers],
-            sessions * gateways * len(servers),
+            sessions * gateways,
             seconds + SETTLE_S + 4,
             spread_s=2,
         )
         await crowd.begin()
         await asyncio.sleep(SETTLE_S)  # whoever began late catches up at first
         watched = [gateway for server in servers for gateway in server.gateways()]
-        ports = {int(server.http.rpartition(":")[2]) for server in servers}
-        streams = []
-        for gateway in watched:
-            held = [c for c in gateway.net_connections("tcp") if c.status == "ESTABLISHED"]
-            streams.append(sum(c.laddr.port in ports for c in held))
-        store = [process for server in servers for process in store_of(server)]
+        store = [psutil.Process(one.process.pid) for one in stores if one.process is not None]
         before, store_before = cpu_s(watched), sum(cpu_s(store))
         heard = sum(outcome.chunks for outcome in crowd.outcomes)
         began = time.monotonic()
@@ -93,9 +82,13 @@ async def turn(how: str, sessions: int, seconds: float) -> Turn:
         used = [b - a for a, b in zip(before, cpu_s(watched), strict=True)]
         store_used = sum(cpu_s(store)) - store_before
         heard = sum(outcome.chunks for outcome in crowd.outcomes) - heard
+        if crowd.active < crowd.count:
+            raise RuntimeError(
+                f"{crowd.count - crowd.active} of {crowd.count} sessions ended early"
+            )
         await crowd.stop()
-        each = max(1, sum(streams)) * took_s
-        per = [1000 * u / max(1, n) / took_s for u, n in zip(used, streams, strict=True)]
+        each = crowd.count * took_s
+        per = [1000 * one / sessions / took_s for one in used]
         return Turn(per, 1000 * store_used / each, heard / each)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from forebay.core.capacity import (
     Pool,
+    counted,
     erlang_c,
     held_streams,
     lag,
@@ -134,3 +135,22 @@ def test_a_wait_nobody_may_have_leaves_no_room() -> None:
 
 def test_more_work_than_any_number_of_workers_is_bounded() -> None:
     assert work_rate(1e6, 1.0, 1).needed == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (1, "1 slot"),
+        (2, "2 slots"),
+        (0, "0 slots"),
+        (0.5, "0.5 slots"),
+        (2_000_000, "2000000 slots"),
+    ],
+)
+def test_one_thing_is_said_in_the_singular(number: float, said: str) -> None:
+    assert counted(number, "slot") == said
+
+
+def test_the_reason_for_a_plan_is_a_sentence_for_one_stream_too() -> None:
+    why = plan(1, 1.0).why
+    assert why.startswith("1 stream x RTF 1 is 1 slot of work: 1 worker would be")

@@ -40,6 +40,7 @@ import msgspec
 
 from forebay.client.outbox import Outbox
 from forebay.client.publish_state import Counters, Order, PublishState, Request
+from forebay.client.reach import why
 from forebay.errors import BadRequest, ConfigError, ForebayError
 
 __all__ = ["CaptionPublisher", "PublisherStatus"]
@@ -317,7 +318,7 @@ class CaptionPublisher:
                 await answer.content.read(ANSWER_BYTES)
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             if self._state.idle:
-                self._tell("offline", _why(exc))
+                self._tell("offline", why(exc))
             return
         if self._status.state == "offline":
             self.retry()  # it is back: no need to sit out the wait
@@ -336,7 +337,7 @@ class CaptionPublisher:
                 retry = _seconds(said.get("retry_after_s") or answer.headers.get("Retry-After"))
             self._answered(request, answer.status, said, retry)
         except (aiohttp.ClientError, OSError, TimeoutError, BadRequest) as exc:
-            self._failed(request, _why(exc), None)
+            self._failed(request, why(exc), None)
         if self._wake is not None:
             self._wake.set()
 
@@ -413,11 +414,3 @@ def _seconds(value: Any) -> float | None:
         return None if value is None else float(value)
     except (TypeError, ValueError):
         return None
-
-
-def _why(exc: BaseException) -> str:
-    if isinstance(exc, TimeoutError):
-        return "no answer in time"
-    if isinstance(exc, aiohttp.ClientConnectorError):
-        return "the server cannot be reached"
-    return str(exc) or type(exc).__name__

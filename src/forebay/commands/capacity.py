@@ -9,7 +9,7 @@ from rich.table import Table
 
 from forebay.commands.common import console, dump
 from forebay.commands.jobs import Server
-from forebay.core.capacity import Plan, plan
+from forebay.core.capacity import Plan, counted, plan
 from forebay.errors import ConfigError
 from forebay.lab.simulate import play
 
@@ -60,7 +60,7 @@ def _show(found: Plan, played: dict[str, Any] | None, *, given: bool) -> None:
         "simple rule", str(found.simple), f"streams x RTF / {found.utilisation:g} / slots, no waits"
     )
     table.add_row("at full load", str(found.full_load), "the same with nothing left over")
-    title = f"with {found.workers} workers x {found.slots} slots"
+    title = f"with {counted(found.workers, 'worker')} x {counted(found.slots, 'slot')}"
     table.add_section()
     table.add_row(title if given else f"{title}, as needed", f"{found.load:.0%} busy", "")
     table.add_row("held at once", str(found.held), f"{found.waiting} of {found.streams} would wait")

@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 import typer
 
+from forebay.client.reach import why
 from forebay.commands import checks
 from forebay.commands.checks import Finding
 from forebay.commands.common import console, dump, settled
@@ -151,7 +152,7 @@ async def _get(http: aiohttp.ClientSession, url: str, path: str) -> Finding:
         return Finding(
             name=path,
             state="fail",
-            detail=f"{url} does not answer: {type(exc).__name__}",
+            detail=f"{url} does not answer: {why(exc)}",
             next="is forebay serve running there? is the port right?",
         )
     ms = (time.monotonic() - begun) * 1000
@@ -196,7 +197,7 @@ async def _first_byte(http: aiohttp.ClientSession, url: str) -> Finding:
         return Finding(
             name="/tts",
             state="fail",
-            detail=f"no audio: {type(exc).__name__} after {time.monotonic() - begun:.1f} s",
+            detail=f"no audio: {why(exc)} after {time.monotonic() - begun:.1f} s",
             next="forebay jobs list, and the server's log",
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 from rich.table import Table
 
+from forebay.client.reach import why
 from forebay.commands.common import base_url, console, dump, settled
 from forebay.errors import ForebayError, NoWorkers, by_code
 
@@ -40,7 +41,7 @@ class Server:
                 body = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
             raise NoWorkers(
-                f"nothing answers at {self.url} ({type(exc).__name__}), is forebay serve running?"
+                f"nothing answers at {self.url} ({why(exc)}), is forebay serve running?"
             ) from exc
         if response.status >= 400:
             raise _error(response.status, body)

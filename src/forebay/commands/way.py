@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from forebay.client.reach import why
 from forebay.commands.checks import Finding, State
 
 __all__ = ["Probe", "clumped", "first_chunk", "judge_burst", "judge_headers", "way"]
@@ -253,7 +254,7 @@ async def upgrade(http: aiohttp.ClientSession, url: str) -> Finding:
         return Finding(
             name="upgrade",
             state="fail",
-            detail=f"no WebSocket gets through: {status or type(exc).__name__}",
+            detail=f"no WebSocket gets through: {status or why(exc)}",
             next="proxy_set_header Upgrade $http_upgrade and Connection upgrade (nginx)",
         )
     ms = (time.monotonic() - begun) * 1000

@@ -24,6 +24,7 @@ __all__ = [
     "Pool",
     "Wait",
     "WorkRate",
+    "counted",
     "erlang_c",
     "held_streams",
     "lag",
@@ -242,11 +243,20 @@ def plan(
 
 def _why(streams: int, rtf: float, slots: int, full: int, needed: int) -> str:
     at_full = streams * rtf / (full * slots)
+    verb = "is" if streams == 1 else "are"
+    leave = "leaves" if needed == 1 else "leave"
     return (
-        f"{streams} streams x RTF {rtf:g} are {streams * rtf:g} slots of work: {full} workers "
-        f"would be {at_full:.0%} busy. At full load a queue has no end: each pause is kept for "
-        f"ever. {needed} leave room, each taking at most {held_streams(slots, rtf)} streams."
+        f"{counted(streams, 'stream')} x RTF {rtf:g} {verb} {counted(streams * rtf, 'slot')} of work: "
+        f"{counted(full, 'worker')} would be {at_full:.0%} busy. At full load a queue has no end: "
+        f"each pause is kept for ever. {needed} {leave} room, each taking at most "
+        f"{counted(held_streams(slots, rtf), 'stream')}."
     )
+
+
+def counted(number: float, thing: str) -> str:
+    """A number of things, as English has it: 1 slot, 2 slots."""
+    shown = str(number) if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {thing}" if number == 1 else f"{shown} {thing}s"
 
 
 # ------------------------------------------------------------------------ whole jobs

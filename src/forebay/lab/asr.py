@@ -30,7 +30,7 @@ from typing import Any
 
 import aiohttp
 
-from forebay.core.capacity import Pool, needed_workers
+from forebay.core.capacity import Pool, counted, needed_workers
 from forebay.core.tones import speak, words_in
 from forebay.errors import ConfigError
 from forebay.lab.asr_user import Clip, Outcome, Plan, Speaker
@@ -273,7 +273,7 @@ def figures(
     if workers is not None:
         count, slots, factor = workers
         found["goodput"] = round(heard_s * factor / (took_s * count * slots), 3)
-        found["workers"] = f"{count} x {slots} slots, RTF {factor:g}"
+        found["workers"] = f"{count} x {counted(slots, 'slot')}, RTF {factor:g}"
     return found
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from forebay.client.reach import why
 from forebay.lab.line import Line, TurnedAway, text_frame
 
 __all__ = ["Clip", "Notice", "Outcome", "Plan", "Speaker", "word_errors"]
@@ -168,7 +169,7 @@ class Speaker:
                 self.outcome.refusals[refused.why] += 1
                 await self._give_up_or_wait(refused, begin)
             except (OSError, TimeoutError) as exc:
-                self._fail(f"connect_{type(exc).__name__}")
+                self._fail(f"connect: {why(exc)}")
         if self._line is not None:
             self._line.close()
         return self.outcome

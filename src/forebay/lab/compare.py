@@ -14,6 +14,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
+from forebay.client.reach import why
 from forebay.core.garble import measure
 from forebay.core.upstreams import Upstream, parse_upstreams
 from forebay.errors import ConfigError
@@ -96,7 +97,7 @@ async def _ask(http: aiohttp.ClientSession, name: str, options: Options) -> Side
     except ValueError as exc:
         return Side(name, answers, str(exc))
     except (aiohttp.ClientError, TimeoutError) as exc:
-        return Side(name, answers, f"{type(exc).__name__}: {exc}")
+        return Side(name, answers, why(exc))
     return Side(name, answers)
 
 

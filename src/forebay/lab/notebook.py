@@ -22,6 +22,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from forebay.client.reach import why
 from forebay.errors import ConfigError
 from forebay.lab.command import ServerMeter, all_held, bearer, run_all, run_and_tell
 from forebay.lab.stats import machine, percentile, summary
@@ -126,7 +127,7 @@ class User:
             async with asyncio.timeout(limit_s):
                 return await self._cell(code)
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as exc:
-            self.outcome.errors.append(type(exc).__name__)
+            self.outcome.errors.append(why(exc))
             await asyncio.sleep(0.2)  # a server that refuses is not hammered
             return False
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import aiohttp
 import msgspec
 
+from forebay.client.reach import why
+
 __all__ = ["Answer", "Outcome", "Plan", "User", "ask_chat"]
 
 ANSWER_S = 300.0
@@ -78,7 +80,7 @@ class User:
                 else:
                     await self._chat()
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as exc:
-            self.outcome.errors.append(type(exc).__name__)
+            self.outcome.errors.append(why(exc))
         if len(self.outcome.errors) > errors:
             await asyncio.sleep(0.2)  # a server that refuses is not hammered
 

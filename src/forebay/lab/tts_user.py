@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from forebay.client.reach import why
 from forebay.client.s1 import Chunk, SpeechState
 from forebay.errors import ForebayError, ResumeNotAvailable, StateLost
 
@@ -107,7 +108,7 @@ class User:
         try:
             await self._listen(typing)
         except (aiohttp.ClientError, OSError) as exc:
-            self._fail(f"connect_{type(exc).__name__}")
+            self._fail(f"connect: {why(exc)}")
         finally:
             for task in (typing, misbehaving):
                 task.cancel()

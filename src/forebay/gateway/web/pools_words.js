@@ -9,7 +9,7 @@ Object.assign(WORDS.en, {
   plRtf: "RTF", plService: "A job takes", plRate: "Jobs a second", plLoad: "Load", plParked: "Paused",
   plWait: "Needed: so that 95 of 100 wait less than a second, with the load of now.",
   plEnough: "enough for what comes now", plMore: (n) => n === 1 ? "one more worker is needed" : `${n} more workers are needed`, plNobody: "no worker is ready", plUnknown: "not measured yet",
-  plSlotsBusy: (n, of) => `${n} of ${of} slots busy`, plLost: "The gateway does not answer. What stands here is old.", plAgain: "Try again", plSpark: "running and waiting in the last two minutes",
+  plSlotsBusy: (n, of) => `${n} of ${of} ${of === 1 ? "slot" : "slots"} busy`, plLost: "The gateway does not answer. What stands here is old.", plAgain: "Try again", plSpark: "running and waiting in the last two minutes",
 });
 Object.assign(WORDS.zh, {
   plTitle: "资源池与工作进程", plHint: "每个资源池此刻在做什么，当前负载需要多少工作进程。数据来自本机实测，每秒更新。",

@@ -122,8 +122,8 @@ ALLOWED_HOSTS = declare.words(
 )
 TRUSTED_PROXIES = declare.words(
     "server.trusted_proxies",
-    "Addresses and networks (`10.0.0.0/8`) of proxies. Many clients come from them, so the limits of "
-    "one address do not count there; let the proxy bound its clients.",
+    "Addresses and networks (`10.0.0.0/8`) of proxies. Many clients come from them, so the "
+    "limits of one address do not count there; let the proxy bound its clients.",
 )
 TRUST_CLIENT_TENANT = declare.yes_no(
     "server.trust_client_tenant",

@@ -178,6 +178,7 @@ async def redis_full(options: Options) -> Sequence[Check]:
             Check("new work while full", said(answers), "503", set(answers) == {"503"}),
             Check("accepted again after", f"{took_s:.2f} s", "<= 2 s", took_s <= 2),
             Check("tracebacks", str(tracebacks), "0", tracebacks == 0),
+            Check("ended", said(Counter(o.ended or "nothing" for o in outcomes))),
             *history(outcomes, whole=False),
         ]
 

@@ -1,8 +1,9 @@
 """Whisper (base, int8, CTranslate2) for whole utterances in some ninety languages.
 
-Whisper is no streaming model: every call costs a window of 30 s, however short the sound.
-So voice activity finds the utterances, each is recognised once, and there is no unfinished
-text. A call cannot be stopped inside; it takes 0.3 to 1 s on two cores.
+Whisper is no streaming model: every call costs a window of 15 to 30 s, however short the
+sound. So voice activity finds the utterances, each is recognised once (see `whisper_call`),
+and there is no unfinished text. A call cannot be stopped inside; it takes 0.4 to 1.5 s on
+two cores.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from forebay.engines import EngineInfo, Report, Resume, ThreadedEngine, weights
 from forebay.engines.endpoint import RATE, Endpointer, Samples, Utterance, Voice, silero
 from forebay.engines.options import Option, parse
 from forebay.engines.stages import Stages
+from forebay.engines.whisper_call import hear
 from forebay.errors import Unsupported
 
 __all__ = ["LIMITS", "Whisper", "WhisperSession", "floats"]
@@ -33,9 +35,6 @@ LIMITS = "no unfinished text; a pause of 0.6 s ends an utterance; no speaker nam
 
 _USUAL_UTTERANCE_S = 4.0  # what the real-time factor is told for
 _TELL = RATE // 2  # silence is told of in steps of half a second
-# Whisper writes either script and few marks, unless it is shown what is wanted.
-_ZH_PROMPT = "以下是普通话的句子，使用简体中文和标点。"
-_NO_SPEECH, _LOW_LOGPROB, _COMPRESSED = 0.6, -1.0, 2.4
 
 
 @dataclass(slots=True)
@@ -135,7 +134,7 @@ class Whisper(ThreadedEngine):
         best = 1e9
         for _ in range(3):
             began = time.monotonic()
-            self._transcribe(audio, "en", None, "transcribe")
+            self._transcribe(audio, "en", None, "transcribe", again=False)
             best = min(best, time.monotonic() - began)
         if self._options["rtf"] is not None:
             return float(self._options["rtf"])
@@ -150,7 +149,7 @@ class Whisper(ThreadedEngine):
         voice, reset = kept if kept is not None else await asyncio.to_thread(silero)
         reset()
         task = "translate" if params.get("task") == "translate" else "transcribe"
-        prompt = params.get("prompt") or (_ZH_PROMPT if language == "zh" else None)
+        prompt = params.get("prompt") or None
         ends = Endpointer(voice, silence_s=self._options["silence_s"])
         return WhisperSession(ends, reset, voice, language, prompt, task)
 
@@ -192,22 +191,23 @@ class Whisper(ThreadedEngine):
         return Final(text=text, start=said.start, end=said.end, language=language)
 
     def _transcribe(
-        self, audio: Samples, language: str | None, prompt: str | None, task: str
+        self,
+        audio: Samples,
+        language: str | None,
+        prompt: str | None,
+        task: str,
+        *,
+        again: bool = True,
     ) -> tuple[str, str]:
-        segments, info = self._model.transcribe(
+        return hear(
+            self._model,
             audio,
             language=language,
+            prompt=prompt,
             task=task,
-            initial_prompt=prompt,
-            beam_size=self._options["beam"],
-            temperature=0.0,
-            condition_on_previous_text=False,
-            without_timestamps=True,
-            no_speech_threshold=None,
+            beam=self._options["beam"],
+            again=again,
         )
-        said = [s.text.strip() for s in segments if not _imagined(s)]
-        joint = "" if info.language in ("zh", "ja", "yue") else " "
-        return joint.join(said), str(info.language)
 
     async def close(self, session: WhisperSession) -> None:
         with self._lock:
@@ -222,9 +222,3 @@ class Whisper(ThreadedEngine):
 def _quiet(session: WhisperSession, position: int) -> Final:
     start, session.told = session.told, max(session.told, position)
     return Final(text="", start=start, end=session.told)
-
-
-def _imagined(segment: Any) -> bool:
-    """Text that Whisper makes up for noise: it doubts it itself, or it repeats one phrase."""
-    doubted: bool = segment.no_speech_prob > _NO_SPEECH and segment.avg_logprob < _LOW_LOGPROB
-    return doubted or bool(segment.compression_ratio > _COMPRESSED)

@@ -408,7 +408,7 @@ class _Supervisor:
         child.process = None
         was_ready = child.ready or self._is_ready(child)
         failure = child.steps.failure if child.steps is not None else ""
-        reason = "killed: did not leave in time" if child.killed else self._reason(code, failure)
+        reason = self._why_killed() if child.killed else self._reason(code, failure)
         self._tell_broker(child, code, reason)
         self._drop_steps(child)
         child.ready = False
@@ -418,6 +418,11 @@ class _Supervisor:
         self._on_event(Event(what="exited", name=child.spec.name, pid=process.pid, detail=reason))
         if not self.stopping.is_set() and not child.leaving:
             self._replace(child, code, was_ready, reason)
+
+    def _why_killed(self) -> str:
+        """Whoever tells a second time wants no wait: nobody was late then."""
+        told = "told twice to stop" if self._signals > 1 else "did not leave in time"
+        return f"killed: {told}"
 
     def _reason(self, code: int, failure: str) -> str:
         kills = oom_kills()

@@ -213,6 +213,7 @@ async def test_a_second_signal_kills_at_once(stage: Stage) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         await stage.until(lambda: stage.seen("halting"))
         assert await stage.stop() == 1  # and not in an hour
+        assert stage.seen("exited")[0].detail == "killed: told twice to stop"
 
 
 async def test_cancelling_the_supervisor_leaves_nobody_behind(stage: Stage) -> None:

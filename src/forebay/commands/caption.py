@@ -27,6 +27,7 @@ from rich.text import Text
 
 from forebay.client import CaptionPublisher, ListenSession, PublisherStatus, Queued, Transcript
 from forebay.commands.common import console
+from forebay.core.capacity import counted
 from forebay.errors import ConfigError, ForebayError, UpstreamFailed
 from forebay.lab.stats import percentile
 
@@ -346,5 +347,5 @@ def main(options: CaptionOptions) -> int:
     left = counters.queued if counters is not None else 0
     if left:
         kept = "kept in the outbox" if options.outbox else "lost: no --outbox was given"
-        console.print(f"{left} captions could not be sent and are {kept}")
+        console.print(f"{counted(left, 'caption')} could not be sent: {kept}")
     return 1 if left and options.outbox is None else 0

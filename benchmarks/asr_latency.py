@@ -3,8 +3,8 @@
 ``--sessions`` clients send a chunk of 100 ms every 100 ms, evenly spaced over these 100 ms, to
 recognisers of RTF 0; measured is chunk in to result out while all of them speak. They begin over
 two seconds, and end together: a session's first chunk waits for a lease and a worker that opens
-the session, and 200 first chunks within 100 ms would be the slowest hundredth of all (a storm of
-clients is `asr_storm`). Their time is told beside. The floor is what the same clients see, in the
+the session, and 200 of them within 100 ms weigh more in the slowest hundredth the shorter the run
+is (a storm of clients is `asr_storm`). Their time is told beside. The floor is what the same clients see, in the
 same order, in the same run of a bare WebSocket server that answers each chunk from memory
 (`peers/echo.py`): network and load tool, none of the product. Beside it the acknowledgement,
 which never leaves the gateway.

@@ -91,9 +91,15 @@ def test_a_model_slower_than_speech_still_holds_one_stream() -> None:
     assert held_streams(1, 0) == 1_000_000
 
 
+def test_workers_slower_than_speech_are_not_asked_for_without_end() -> None:
+    assert needed_workers(1, Pool(rtf=1.0)) == 1
+    assert needed_workers(30, Pool(rtf=2.5)) == 30
+    assert "however many" in plan(1, 1.0).why
+
+
 def test_a_stricter_wait_asks_for_more_workers() -> None:
-    relaxed = needed_workers(100, Pool(rtf=0.5), max_wait_s=1.0)
-    strict = needed_workers(100, Pool(rtf=0.5), max_wait_s=0.001)
+    relaxed = needed_workers(100, Pool(rtf=0.1), max_wait_s=1.0)
+    strict = needed_workers(100, Pool(rtf=0.1), max_wait_s=0.001)
     assert strict > relaxed
 
 
@@ -152,5 +158,5 @@ def test_one_thing_is_said_in_the_singular(number: float, said: str) -> None:
 
 
 def test_the_reason_for_a_plan_is_a_sentence_for_one_stream_too() -> None:
-    why = plan(1, 1.0).why
-    assert why.startswith("1 stream x RTF 1 is 1 slot of work: 1 worker would be")
+    why = plan(1, 0.5).why
+    assert why.startswith("1 stream x RTF 0.5 is 0.5 slots of work: 1 worker would be")

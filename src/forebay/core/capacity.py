@@ -143,10 +143,15 @@ def needed_workers(
     streams: int, pool: Pool, *, max_wait_s: float = 1.0, step_s: float = STEP_S
 ) -> int:
     """Fewest workers like ``pool``'s that hold all ``streams`` with a p95 wait of at most
-    ``max_wait_s`` for each piece of sound."""
+    ``max_wait_s`` for each piece of sound.
+
+    Never more than one for each stream: where one alone waits too long, on a worker that is
+    slower than speech, no number of workers helps."""
     low, high = 1, 1
-    while not _fits(streams, _with(pool, high), max_wait_s, step_s) and high < MAX_WORKERS:
-        low, high = high + 1, high * 2
+    while not _fits(streams, _with(pool, high), max_wait_s, step_s):
+        if high >= streams:
+            return max(1, streams)
+        low, high = high + 1, min(streams, high * 2)
     while low < high:
         middle = (low + high) // 2
         if _fits(streams, _with(pool, middle), max_wait_s, step_s):
@@ -245,6 +250,11 @@ def _why(streams: int, rtf: float, slots: int, full: int, needed: int) -> str:
     at_full = streams * rtf / (full * slots)
     verb = "is" if streams == 1 else "are"
     leave = "leaves" if needed == 1 else "leave"
+    if rtf >= 1:
+        return (
+            f"RTF {rtf:g} is not faster than speech: every stream falls behind, however many "
+            f"workers there are. What helps is a faster model or a faster machine."
+        )
     return (
         f"{counted(streams, 'stream')} x RTF {rtf:g} {verb} {counted(streams * rtf, 'slot')} of work: "
         f"{counted(full, 'worker')} would be {at_full:.0%} busy. At full load a queue has no end: "

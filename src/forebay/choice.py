@@ -154,12 +154,13 @@ def kind_of(word: str) -> Kind:
     return kind
 
 
-def parse_engine(kind: Kind, text: str) -> tuple[str, dict[str, str]]:
+def parse_engine(kind: Kind, text: str, *, check: bool = True) -> tuple[str, dict[str, str]]:
     """``NAME[:key=value,...]``. A value may hold ``:`` and ``=``; a piece without ``=``
     belongs to the value before it, so that values may hold commas too.
 
     Raises `ConfigError` for an engine that does not exist, or an option that it does not
-    take: a worker that refuses it would be started for ever.
+    take: a worker that refuses it would be started for ever. ``check``: whether the options are
+    looked at here; a worker whose supervisor did it says its own refusal with its stage.
     """
     name, _, rest = text.strip().partition(":")
     if (kind, name) not in REGISTRY:
@@ -176,7 +177,8 @@ def parse_engine(kind: Kind, text: str) -> tuple[str, dict[str, str]]:
             options[key] += "," + piece
         else:
             raise ConfigError(f"engine {text!r}: {piece!r} is not key=value")
-    parse(name, _declared(kind, name), options)
+    if check:
+        parse(name, _declared(kind, name), options)
     return name, options
 
 

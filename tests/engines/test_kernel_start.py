@@ -44,10 +44,11 @@ def nothing_left() -> Iterator[None]:
     gc.collect()
     gc.disable()
     try:
-        before, children = opened(), set(psutil.Process().children(recursive=True))
-        yield  # servers that other tests share may be among the children
+        before, children = opened(), set(psutil.Process().children())
+        yield  # servers that other tests share may be among the children, and start some too
         assert opened() == before
-        assert set(psutil.Process().children(recursive=True)) <= children
+        started = set(psutil.Process().children()) - children
+        assert not started, [process.cmdline() for process in started]
     finally:
         gc.enable()
 

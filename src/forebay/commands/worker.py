@@ -59,7 +59,7 @@ def run(
     broker = _place(config)
     blobs_dir = blobs_dir or _blobs(config)
     served = kind_of(kind)
-    name, options = parse_engine(served, engine)
+    name, options = parse_engine(served, engine, check=not supervised)
     if processes is not None:
         from forebay.node import Node  # a supervisor: megabytes that each of its workers spares
 

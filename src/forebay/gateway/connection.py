@@ -181,7 +181,6 @@ class _Connection:
         "_limited",
         "_offered",
         "_promised_until",
-        "_send_late",
         "_sessions",
         "_state",
         "_tenant",
@@ -212,7 +211,6 @@ class _Connection:
         # Only a home in this process can take input without being waited for.
         self._append_now: AppendNow | None = getattr(ctx.broker, "append_now", None)
         self._offered = self._append_now is None
-        self._send_late: Callable[[Frame], None] = wire.send
 
     async def run(self, frames: Frames, first_message_s: float | None) -> None:
         try:
@@ -277,7 +275,6 @@ class _Connection:
         if not self._offered and isinstance(intent, Hear):
             self._offered = True
             if isinstance(self._wire, WebSocketWire):
-                self._send_late = self._wire.send_late
                 self._wire.offer_messages(self._at_once)
 
     def _at_once(self, frame: Frame) -> bool:
@@ -285,7 +282,8 @@ class _Connection:
         anything to wait for. Anything else changes nothing, goes the ordinary way, and is
         answered there."""
         append_now = self._append_now
-        if append_now is None or len(frame) > AT_ONCE_BYTES or self._wire.closed:
+        wire = self._wire
+        if append_now is None or len(frame) > AT_ONCE_BYTES or wire.closed:
             return False
         try:
             state, intents = self._dialect.receive(self._state, frame)
@@ -295,7 +293,9 @@ class _Connection:
         if not isinstance(intent, Hear):
             return False
         hold = self._holds.get(intent.session)
-        if hold is None or not hold.take_at_once(intent, append_now, self._send_late):
+        if hold is None or not isinstance(wire, WebSocketWire):
+            return False
+        if not hold.take_at_once(intent, append_now, wire.send_late):
             return False
         self._state = state
         return True

@@ -150,7 +150,7 @@ def needed_workers(
     low, high = 1, 1
     while not _fits(streams, _with(pool, high), max_wait_s, step_s):
         if high >= streams:
-            return max(1, streams)
+            return high
         low, high = high + 1, min(streams, high * 2)
     while low < high:
         middle = (low + high) // 2
@@ -247,14 +247,14 @@ def plan(
 
 
 def _why(streams: int, rtf: float, slots: int, full: int, needed: int) -> str:
-    at_full = streams * rtf / (full * slots)
-    verb = "is" if streams == 1 else "are"
-    leave = "leaves" if needed == 1 else "leave"
     if rtf >= 1:
         return (
             f"RTF {rtf:g} is not faster than speech: every stream falls behind, however many "
             f"workers there are. What helps is a faster model or a faster machine."
         )
+    at_full = streams * rtf / (full * slots)
+    verb = "is" if streams == 1 else "are"
+    leave = "leaves" if needed == 1 else "leave"
     return (
         f"{counted(streams, 'stream')} x RTF {rtf:g} {verb} {counted(streams * rtf, 'slot')} of work: "
         f"{counted(full, 'worker')} would be {at_full:.0%} busy. At full load a queue has no end: "

@@ -107,7 +107,7 @@ class WebSocketWire:
         """As `send`, for an answer that says nothing new: where this process is busy it leaves
         with what is sent next, or `late.LATE_S` later."""
         late = self._p.listener.late
-        if self._late or self._corked is not None or not late.busy(self._p.loop.time()):
+        if self._corked is not None or not late.busy(self._p.loop.time()):
             self.send(data)
             return
         self.cork()

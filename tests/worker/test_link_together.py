@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -54,7 +55,9 @@ def push(job: str, offset: int, *, attempt: int = 1, size: int = 100) -> InputPu
 # --------------------------------------------------------------------- to the worker
 
 
-async def said_to_worker(*pushes: InputPush) -> list[tuple[str, int, list[int]]]:
+async def said_to_worker(
+    *pushes: InputPush, meanwhile: Any = None, then: Sequence[InputPush] = ()
+) -> list[tuple[str, int, list[int]]]:
     class Owner:
         turn: Any = None
         host: Any = None
@@ -72,9 +75,14 @@ async def said_to_worker(*pushes: InputPush) -> list[tuple[str, int, list[int]]]
     peer.connection_made(pipe)  # type: ignore[arg-type]
     for one in pushes:
         peer.push(one)
+    if meanwhile is not None:
+        await meanwhile(peer)
+        for one in then:
+            peer.push(one)
     await asyncio.sleep(0)
     found: list[Any] = [decode_from_broker(body) for body in bodies(b"".join(pipe.writes))]
-    assert len(pipe.writes) == 2  # the greeting, and everything else
+    # The greeting, and everything else that was said together.
+    assert len(pipe.writes) == (2 if meanwhile is None else 3)
     peer.connection_lost(None)
     return [(p.job, p.attempt, [item.offset for item in p.items]) for p in found]
 
@@ -84,17 +92,33 @@ async def test_input_of_one_job_that_comes_at_once_is_one_message() -> None:
     assert said == [("a", 1, [1, 2, 3]), ("b", 1, [1])]
 
 
-async def test_only_neighbours_of_the_same_lease_are_joined_and_order_stays() -> None:
+async def test_what_waits_of_one_lease_is_one_message_at_the_place_of_the_oldest() -> None:
     said = await said_to_worker(
         push("a", 1), push("b", 1), push("a", 2), push("a", 2, attempt=2), push("a", 3, attempt=2)
     )
-    assert said == [("a", 1, [1]), ("b", 1, [1]), ("a", 1, [2]), ("a", 2, [2, 3])]
+    assert said == [("a", 1, [1, 2]), ("b", 1, [1]), ("a", 2, [2, 3])]
+
+
+async def test_what_leaves_is_not_joined_any_more() -> None:
+    async def leave(peer: Peer) -> None:
+        await asyncio.sleep(0)
+
+    said = await said_to_worker(push("a", 1), push("a", 2), meanwhile=leave, then=[push("a", 3)])
+    assert said == [("a", 1, [1, 2]), ("a", 1, [3])]
 
 
 async def test_a_joined_message_stays_short() -> None:
     size = JOINED_BYTES // 2
     said = await said_to_worker(*(push("a", n, size=size) for n in (1, 2, 3)))
     assert [offsets for _, _, offsets in said] == [[1], [2], [3]]
+
+
+async def test_order_stays_where_the_oldest_message_is_full() -> None:
+    size = JOINED_BYTES // 2
+    said = await said_to_worker(
+        push("a", 1, size=size), push("b", 1), push("a", 2, size=size), push("a", 3)
+    )
+    assert said == [("a", 1, [1]), ("b", 1, [1]), ("a", 1, [2, 3])]
 
 
 # ------------------------------------------------------------------- from the worker

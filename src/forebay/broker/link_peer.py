@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from typing import Protocol, cast
 
@@ -11,6 +10,7 @@ import structlog
 
 from forebay.broker import Assign, InputPush, WorkerPush
 from forebay.broker.host import WorkerHost
+from forebay.broker.link_turn import Turn
 from forebay.broker.link_wire import (
     FRAME_BYTES,
     GREETING,
@@ -30,18 +30,17 @@ from forebay.broker.link_wire import (
     encode,
     frames,
 )
-from forebay.core.events import size_of
+from forebay.core.events import InputItem, size_of
 from forebay.errors import Fenced, ForebayError, OffsetGap, ProtocolError
 from forebay.telemetry import debugging
 
-__all__ = ["CLOSE_S", "Owner", "Peer", "Turn"]
+__all__ = ["CLOSE_S", "Owner", "Peer"]
 
-TURN_S = 0.005
 HELLO_S = 5.0
 CLOSE_S = 1.0
 HIGH_WATER_BYTES = 256 * 1024
 JOINED_BYTES = 64 * 1024
-"""Input of one job in one message, where it came in several at once."""
+"""Input of one job in one message, where it waited in several."""
 BACKLOG_BYTES = 32 * 1024 * 1024
 """Unsent bytes to one worker at which it counts as lost."""
 
@@ -62,22 +61,15 @@ class Owner(Protocol):
     def left(self, peer: Peer) -> None: ...
 
 
-class Turn:
-    """How much of this loop turn the broker has worked."""
+class _Input:
+    """Input of one job that waits for the worker. ``size``: bytes."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._ends: float | None = None
+    __slots__ = ("items", "key", "size")
 
-    def over(self) -> bool:
-        now = time.perf_counter()
-        if self._ends is None:
-            self._ends = now + TURN_S
-            self._loop.call_soon(self._next)
-        return now >= self._ends
-
-    def _next(self) -> None:
-        self._ends = None
+    def __init__(self, key: tuple[str, int], items: list[InputItem], size: int) -> None:
+        self.key = key
+        self.items = items
+        self.size = size
 
 
 class Peer(asyncio.Protocol):
@@ -92,7 +84,8 @@ class Peer(asyncio.Protocol):
         self._paused_writing = False
         self._paused_reading = False
         self._control: list[bytes] = []
-        self._data: deque[tuple[InputPush, int]] = deque()  # with its size
+        self._data: deque[_Input] = deque()
+        self._newest: dict[tuple[str, int], _Input] = {}  # in `_data`, by job and attempt
         self._data_bytes = 0
         self._flush_due = False
         self._hello_timer: asyncio.TimerHandle | None = None
@@ -143,7 +136,7 @@ class Peer(asyncio.Protocol):
 
     def _rest(self, transport: asyncio.Transport) -> None:
         self._resting = True
-        self._loop.call_soon(self._work)
+        self._server.turn.rest(self._work)
         if not self._paused_reading:
             self._paused_reading = True
             transport.pause_reading()
@@ -213,11 +206,7 @@ class Peer(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         if isinstance(message, InputPush):
-            size = sum(map(size_of, message.items))
-            self._data_bytes += size
-            if self._data:
-                message, size = self._joined(message, size)
-            self._data.append((message, size))
+            self._put(message)
         else:
             try:
                 self._control.extend(frames(encode(message), control=True))
@@ -233,17 +222,27 @@ class Peer(asyncio.Protocol):
                     return
         self._due()
 
-    def _joined(self, message: InputPush, size: int) -> tuple[InputPush, int]:
-        """``message`` with what waits before it of the same job: a client that is ahead sends
-        several pieces at once, and its worker takes them together."""
-        last, held = self._data[-1]
-        if (last.job, last.attempt) != (message.job, message.attempt):
-            return message, size
-        if held + size > JOINED_BYTES:
-            return message, size
-        self._data.pop()
-        items = [*last.items, *message.items]
-        return InputPush(job=last.job, attempt=last.attempt, items=items), held + size
+    def _put(self, message: InputPush) -> None:
+        """Behind what waits, or beside what waits of the same job: when many pieces of many
+        jobs wait because the worker has much to do, it gets few and long ones to work on."""
+        size = sum(map(size_of, message.items))
+        self._data_bytes += size
+        key = (message.job, message.attempt)
+        newest = self._newest.get(key)
+        if newest is not None and newest.size + size <= JOINED_BYTES:
+            newest.items += message.items
+            newest.size += size
+            return
+        self._newest[key] = fresh = _Input(key, list(message.items), size)
+        self._data.append(fresh)
+
+    def _get(self) -> InputPush:
+        oldest = self._data.popleft()
+        if self._newest[oldest.key] is oldest:
+            del self._newest[oldest.key]
+        self._data_bytes -= oldest.size
+        job, attempt = oldest.key
+        return InputPush(job=job, attempt=attempt, items=oldest.items)
 
     def say(self, message: Pools | Failure) -> None:
         self._control.extend(frames(encode(message), control=True))
@@ -267,9 +266,7 @@ class Peer(asyncio.Protocol):
         out, self._control = self._control, []
         room = HIGH_WATER_BYTES - transport.get_write_buffer_size() - sum(map(len, out))
         while self._data and room > 0 and not self._paused_writing:
-            message, size = self._data.popleft()
-            self._data_bytes -= size
-            parts = frames(encode(message), control=False)
+            parts = frames(encode(self._get()), control=False)
             room -= sum(map(len, parts))
             out.extend(parts)
         if out:
@@ -326,5 +323,6 @@ class Peer(asyncio.Protocol):
         self.reason = self.reason or (str(exc) if exc else "connection closed")
         self._server.left(self)
         self._data.clear()
+        self._newest.clear()
         if not self.ended.done():
             self.ended.set_result(None)

@@ -18,8 +18,9 @@ from typing import Protocol
 
 from forebay.broker import GatewayPush, GatewaySink, StatePush
 from forebay.broker.host import WorkerHost
-from forebay.broker.link_peer import CLOSE_S, Peer, Turn
+from forebay.broker.link_peer import CLOSE_S, Peer
 from forebay.broker.link_socket import bind
+from forebay.broker.link_turn import Turn
 from forebay.broker.link_wire import Pools
 from forebay.core.spec import PoolView
 from forebay.errors import Superseded

@@ -93,14 +93,19 @@ class Reader:
 
     def feed(self, data: bytes) -> list[Word]:
         """The words that are whole now. ``data``: an even number of bytes."""
-        if not self._held and len(data) == _BYTES:  # as well cut chunks are
-            said = _said(data)
-            if said:
-                start = self._at
-                self._at += WORD_SAMPLES
-                return [Word(said, start, self._at)]
-        self._held += data
-        return list(self._words())
+        found: list[Word] = []
+        at = 0
+        while not self._held and len(data) - at >= _BYTES:  # as well cut chunks are
+            said = _said(data[at : at + _BYTES])
+            if not said:
+                break
+            found.append(Word(said, self._at, self._at + WORD_SAMPLES))
+            self._at += WORD_SAMPLES
+            at += _BYTES
+        if at < len(data):
+            self._held += data[at:]
+            found.extend(self._words())
+        return found
 
     def _words(self) -> Iterator[Word]:
         at = 0

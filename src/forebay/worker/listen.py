@@ -77,7 +77,7 @@ class Span(Work):
     ends: tuple[tuple[Sound | End, int], ...] = ()
     flush: bool = False
     file: Sound | None = None
-    plain: Sound | None = None  # all that the engine is given, as it came; no `frames` then
+    plain: tuple[Sound, ...] = ()  # all that the engine is given, as it came; no `frames` then
 
 
 class Ear:
@@ -198,24 +198,31 @@ class Ear:
         if self._decoder is not None or (front.is_file and not len(front.frames)):
             assert isinstance(front.item, Sound)
             return Span((), 0, file=front.item, flush=room <= 0)
-        if front.plain and len(self._queue) == 1 and self._fine <= self._next:
-            span = self._whole(front.item, room)
+        if front.plain and self._fine <= self._next:
+            span = self._whole(room)
             if span is not None:
                 return span
         return self._cut(room)
 
-    def _whole(self, item: Any, room: int) -> Span | None:
-        """`_cut` for what nearly always comes: one chunk that fits, and nothing behind it."""
-        samples = len(item.data) // 2
-        if not 0 < samples <= room:
-            return None
+    def _whole(self, room: int) -> Span | None:
+        """`_cut` for what nearly always comes: chunks that all fit, and nothing else."""
+        left = room
+        for piece in self._queue:
+            samples = len(cast(Sound, piece.item).data) // 2 if piece.plain else 0
+            left -= samples
+            if not samples or left < 0:
+                return None
+        ends: list[tuple[Sound | End, int]] = []
+        sounds: list[Sound] = []
+        for piece in self._queue:
+            sound = cast(Sound, piece.item)
+            sounds.append(sound)
+            self._next += len(sound.data) // 2
+            ends.append(self._end_item(sound))
         self._queue.clear()
-        self._given += samples
-        self._next += samples
-        end = self._next
-        self._ends.append((item.offset, end))
-        flush = room == samples and self._room <= 0
-        return Span((), 0, False, _NOTHING, ((item, end),), flush, None, item)
+        self._given += room - left
+        flush = left == 0 and self._room <= 0
+        return Span((), 0, False, _NOTHING, tuple(ends), flush, None, tuple(sounds))
 
     @property
     def _room(self) -> int:
@@ -308,8 +315,8 @@ class Ear:
         self._final_seen = False
         self._flushing = span.flush and self._given > self._flushed
         items: list[InputItem] = []
-        if span.plain is not None:
-            items.append(span.plain)
+        if span.plain:
+            items.extend(span.plain)
         elif len(span.frames):
             items.append(Sound(data=span.frames.tobytes()))
         if self._flushing:

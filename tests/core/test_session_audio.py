@@ -33,6 +33,7 @@ from forebay.core.intents import (
     Submit,
     Tick,
     Took,
+    together,
 )
 from forebay.core.kinds import Kind
 from forebay.core.session import Phase, Rules, Session, Sessions
@@ -193,3 +194,54 @@ def test_started_says_what_arrived() -> None:
     session.receive(Found(known), 0)
     (answer,) = session.receive(Attached(known, 2), 0)
     assert answer == Answer(Started(False, 9, 7))
+
+
+# ------------------------------------------------------------------ several at once
+
+
+def counted(seq: int, at: int, units: int = 1) -> Hear:
+    sounds = (Sound(data=b"ab" * units, seq=seq),)
+    return Hear(session="s", sounds=sounds, seq=seq, units=units, at=at)
+
+
+def streaming(client_pos: int = 0, head: int = 0, units: int = 0) -> Session:
+    session = Session("s", {}, RULES, after=None)
+    session.open()
+    known = view(client_pos=client_pos, input_head=head, units=units)
+    session.receive(Found(known), 0.0)
+    session.receive(Attached(known, 1), 0.0)
+    session.receive(Tick(), 0.0)
+    assert session.phase is Phase.STREAMING
+    return session
+
+
+def test_chunks_that_follow_each_other_are_one_append() -> None:
+    session = streaming()
+    chunks = [hear(1), hear(2), hear(2), hear(4)]
+    assert session.goes_on(chunks)
+    one = together(chunks)
+    assert session.receive(one, 0.0) == [
+        Append(tuple(sound for chunk in chunks for sound in chunk.sounds), 4, 4, tell=True)
+    ]
+    assert session.seq == 4
+    assert together(chunks[:1]) is chunks[0]
+
+
+def test_chunks_that_count_samples_are_one_where_they_leave_no_hole() -> None:
+    session = streaming()
+    chunks = [counted(3, 0, 3), counted(5, 3, 2)]
+    assert session.goes_on(chunks)
+    (append,) = session.receive(together(chunks), 0.0)
+    assert isinstance(append, Append) and (append.pos, append.units) == (5, 5)
+    assert not session.goes_on([counted(3, 0, 3), counted(6, 4, 2)])
+    assert not session.goes_on([counted(2, 1)])
+
+
+def test_what_may_be_a_repeat_is_taken_alone() -> None:
+    session = streaming(client_pos=4, head=4, units=4)
+    assert session.goes_on([hear(4)])  # the store knows what it is
+    assert not session.goes_on([hear(4), hear(5)])
+    assert session.goes_on([hear(5), hear(6)])
+    assert not session.goes_on([hear(6), hear(5)])
+    session.receive(EndInput(session="s", seq=7), 0.0)
+    assert not session.goes_on([hear(8)])

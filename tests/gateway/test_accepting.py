@@ -1,4 +1,4 @@
-"""Connections from a listening socket that several gateways share."""
+"""Connections from a listening socket, which several gateways may share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from forebay.gateway import accepting
-from forebay.gateway.accepting import TakingTurns
+from forebay.gateway.accepting import Door
 
 
 class Hello(asyncio.Protocol):
@@ -45,7 +45,7 @@ def test_each_connection_is_taken_by_one_of_those_that_share_the_socket() -> Non
         second = first.dup()
         second.setblocking(False)
         turns = [
-            TakingTurns(loop, sock, lambda word=word: Hello(word))  # type: ignore[misc]
+            Door(loop, sock, lambda word=word: Hello(word))  # type: ignore[misc]
             for sock, word in ((first, b"a"), (second, b"b"))
         ]
         where = first.dup()
@@ -64,6 +64,46 @@ def test_each_connection_is_taken_by_one_of_those_that_share_the_socket() -> Non
             where.close()
 
     asyncio.run(body())
+
+
+class Crowded:
+    """A socket at which so many wait, what it gives, and a loop that only counts them."""
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+        self.opened = 0
+
+    def accept(self) -> Any:
+        if not self.waiting:
+            raise BlockingIOError
+        self.waiting -= 1
+        return self, None
+
+    def setblocking(self, blocking: bool) -> None:
+        assert not blocking
+
+    def fileno(self) -> int:
+        return -1
+
+    def add_reader(self, sock: Any, call: Any) -> None:
+        self.ready = call
+
+    def create_task(self, work: Any, name: str) -> asyncio.Future[None]:
+        work.close()
+        self.opened += 1
+        return asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize("most", [1, 16])
+async def test_so_many_are_taken_in_one_turn_and_the_others_in_the_next(most: int) -> None:
+    crowd: Any = Crowded(40)
+    door = Door(crowd, crowd, lambda: Hello(b"a"), most)
+    crowd.ready()
+    assert crowd.waiting == 40 - most
+    for _ in range(40):
+        crowd.ready()
+    assert crowd.opened == 40
+    door.close()
 
 
 class Full:
@@ -96,11 +136,11 @@ def test_a_connection_that_cannot_be_taken_now_is_taken_later(
     async def body() -> None:
         sock = listening()
         full = Full(sock, number)
-        turns = TakingTurns(asyncio.get_running_loop(), full, lambda: Hello(b"a"))  # type: ignore[arg-type]
+        turns = Door(asyncio.get_running_loop(), full, lambda: Hello(b"a"))  # type: ignore[arg-type]
         try:
             async with asyncio.timeout(20):
                 assert await visit(sock) == b"a"
-            assert full.tried == 2
+            assert full.tried >= 2
         finally:
             turns.close()
 
@@ -111,7 +151,7 @@ def test_closing_while_no_descriptor_is_left_ends_the_wait() -> None:
     async def body() -> None:
         sock = listening()
         full = Full(sock, errno.EMFILE)
-        turns = TakingTurns(asyncio.get_running_loop(), full, lambda: Hello(b"a"))  # type: ignore[arg-type]
+        turns = Door(asyncio.get_running_loop(), full, lambda: Hello(b"a"))  # type: ignore[arg-type]
         _, writer = await asyncio.open_connection(*sock.getsockname()[:2])
         async with asyncio.timeout(20):
             await full.told.wait()

@@ -26,7 +26,7 @@ from forebay.gateway.hub import Hub
 from forebay.gateway.inbox import Inbox
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
-from forebay.gateway.ws_protocol import AT_ONCE
+from forebay.gateway.ws_protocol import AT_ONCE, MESSAGES_AHEAD
 
 POOL = "recognition/test"
 
@@ -77,14 +77,14 @@ async def test_messages_of_a_read_are_offered_until_one_is_received_and_order_is
         protocol: Any = next(iter(served.server.state.connections))
         await served.until(lambda: protocol.inbox.waited_for)
 
-        def take(said: Any) -> bool:
-            offered.append(said)
-            return said in ("a", b"d")
+        def take(said: Any) -> int:
+            offered.extend(said)
+            return sum(one in ("a", b"d") for one in said)
 
         protocol.wire.offer_messages(take)
         writer.write(frame(1, b"a") + frame(1, b"b") + frame(1, b"c"))
         await served.until(lambda: served.probe.heard == ["b", "c"])
-        assert offered == ["a", "b"]  # what follows one that is received waits behind it
+        assert offered == ["a", "b", "c"]
         offered[:] = ["a"]
         await served.until(lambda: protocol.inbox.waited_for)
         writer.write(frame(2, b"d"))
@@ -100,26 +100,47 @@ async def test_messages_of_a_read_are_offered_until_one_is_received_and_order_is
 
 
 async def test_a_read_full_of_messages_does_not_keep_the_loop_from_all_others() -> None:
-    offered: list[Any] = []
+    offered: list[list[Any]] = []
 
     async with serving() as served:
         reader, writer = await served.websocket("/quiet")
         protocol: Any = next(iter(served.server.state.connections))
         await served.until(lambda: protocol.inbox.waited_for)
 
-        def take(said: Any) -> bool:
-            offered.append(said)
-            protocol.wire.send(f"to {said}")
-            return True
+        def take(said: Any) -> int:
+            offered.append(list(said))
+            for one in said:
+                protocol.wire.send(f"to {one}")
+            return len(said)
 
         protocol.wire.offer_messages(take)
         protocol.data_received(b"".join(frame(1, b"%d" % n) for n in range(AT_ONCE + 2)))
-        assert offered == [str(n) for n in range(AT_ONCE)]
+        assert [one for some in offered for one in some] == [str(n) for n in range(AT_ONCE)]
+        assert {len(some) for some in offered} == {MESSAGES_AHEAD}
         assert protocol.wire.backlog() == 0  # the answers left together, at the end of the read
         await served.until(lambda: served.probe.heard == [str(AT_ONCE), str(AT_ONCE + 1)])
         async with asyncio.timeout(10):
             heard = [(await read_frame(reader))[1].decode() for _ in range(AT_ONCE)]
         assert heard == [f"to {n}" for n in range(AT_ONCE)]
+
+
+async def test_behind_one_that_is_received_nothing_more_is_offered() -> None:
+    offered: list[Any] = []
+
+    async with serving() as served:
+        await served.websocket("/quiet")
+        protocol: Any = next(iter(served.server.state.connections))
+        await served.until(lambda: protocol.inbox.waited_for)
+
+        def take(said: Any) -> int:
+            offered.extend(said)
+            return 3
+
+        protocol.wire.offer_messages(take)
+        protocol.data_received(b"".join(frame(1, b"%d" % n) for n in range(AT_ONCE)))
+        assert len(offered) == MESSAGES_AHEAD
+        await served.until(lambda: served.probe.heard == [str(n) for n in range(3, AT_ONCE)])
+        assert len(offered) == MESSAGES_AHEAD
 
 
 async def test_what_was_answered_before_a_broken_message_of_the_same_read_still_leaves() -> None:
@@ -128,9 +149,10 @@ async def test_what_was_answered_before_a_broken_message_of_the_same_read_still_
         protocol: Any = next(iter(served.server.state.connections))
         await served.until(lambda: protocol.inbox.waited_for)
 
-        def take(said: Any) -> bool:
-            protocol.wire.send(f"to {said}")
-            return True
+        def take(said: Any) -> int:
+            for one in said:
+                protocol.wire.send(f"to {one}")
+            return len(said)
 
         protocol.wire.offer_messages(take)
         writer.write(frame(1, b"a") + frame(1, b"\xff"))
@@ -148,7 +170,7 @@ class World:
 
     def __init__(self, broker: LocalBroker, ctx: GatewayContext) -> None:
         self.broker, self.ctx = broker, ctx
-        self.taken: list[bool] = []
+        self.taken: list[int] = []  # chunks, each time
         self.deaf = False
         self.heard = 0
         self.samples = 0
@@ -193,9 +215,9 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[World, S
         broker.worker_register(WorkerInfo(id="w", pools=[POOL], slots=8, sessions=8))
         real: Callable[..., bool] = Hold.take_at_once
 
-        def noted(self: Hold, event: Any, append_now: Any, send_late: Any) -> bool:
-            done = real(self, event, append_now, send_late)
-            stand.taken.append(done)
+        def noted(self: Hold, chunks: Any, append_now: Any, send_late: Any) -> bool:
+            done = real(self, chunks, append_now, send_late)
+            stand.taken.append(len(chunks) if done else 0)
             return done
 
         monkeypatch.setattr(Hold, "take_at_once", noted)
@@ -231,8 +253,74 @@ async def test_a_chunk_is_stored_and_answered_in_the_call_that_brings_it(monkeyp
             ack, result = await answers(reader, 2)
             assert (ack["type"], ack["chunk_index"]) == ("ack", index)
             assert (result["type"], result["chunk_index"]) == ("chunk_result", index)
-        assert stand.taken == [True] * 3  # the first goes the ordinary way
+        assert stand.taken == [1] * 3  # the first goes the ordinary way
         assert stand.sounds == [bytes([index]) * 320 for index in range(4)]
+
+
+async def test_chunks_of_one_read_are_one_piece_of_input_and_each_is_answered(
+    monkeypatch: Any,
+) -> None:
+    async with world(monkeypatch) as (stand, served):
+        reader, writer = await served.websocket("/ws/asr")
+        writer.write(said("start") + said("chunk", 0, b"\0" * 320))
+        await answers(reader, 3)
+        protocol: Any = next(iter(served.server.state.connections))
+        await served.until(lambda: protocol.inbox.waited_for)
+        read = b"".join(said("chunk", index, bytes([index]) * 320) for index in range(1, 5))
+        protocol.data_received(read + said("finish", 5))
+        assert stand.taken == [4]
+        told = await answers(reader, 8)
+        assert [a["chunk_index"] for a in told if a["type"] == "ack"] == [1, 2, 3, 4]
+        assert [a["chunk_index"] for a in told if a["type"] == "chunk_result"] == [1, 2, 3, 4]
+        assert stand.sounds == [bytes([index]) * 320 for index in range(5)]
+
+
+async def test_chunks_that_may_be_repeats_are_not_taken_together(monkeypatch: Any) -> None:
+    async with world(monkeypatch) as (stand, served):
+        reader, writer = await served.websocket("/ws/asr")
+        writer.write(said("start") + said("chunk", 5, b"\0" * 320))
+        await answers(reader, 3)
+        protocol: Any = next(iter(served.server.state.connections))
+        await served.until(lambda: protocol.inbox.waited_for)
+        protocol.data_received(said("chunk", 7, b"\1" * 320) + said("chunk", 6, b"\2" * 320))
+        assert [a["chunk_index"] for a in await answers(reader, 4) if a["type"] == "ack"] == [7, 6]
+        assert stand.taken == [0]
+        assert stand.sounds == [bytes([n]) * 320 for n in range(3)]
+
+
+class Full:
+    """Stands for the `Gather` of a gateway that has too much to do, and lets nobody rest."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def rest(self, who: Any) -> bool:
+        self.asked += 1
+        return False
+
+
+async def test_only_who_speaks_on_without_waiting_for_answers_is_read_later(
+    monkeypatch: Any,
+) -> None:
+    async with world(monkeypatch) as (stand, served):
+        reader, writer = await served.websocket("/ws/asr")
+        protocol: Any = next(iter(served.server.state.connections))
+        protocol.listener.gather = full = Full()
+        writer.write(said("start"))
+        await answers(reader, 1)
+        for index in range(4):
+            writer.write(said("chunk", index, bytes(320)))
+            await answers(reader, 2)
+        assert (stand.taken, full.asked) == ([1] * 3, 0)
+        stand.deaf = True
+        for index in range(4, 7):
+            writer.write(said("chunk", index, bytes(320)))
+            await answers(reader, 1)
+        assert (stand.taken, full.asked) == ([1] * 6, 2)  # from the second unanswered one on
+        stand.deaf = False
+        protocol.data_received(said("chunk", 7, bytes(320)) + said("chunk", 8, bytes(320)))
+        assert (stand.taken[-1], full.asked) == (2, 3)
+        await answers(reader, 4)
 
 
 async def test_what_cannot_be_taken_at_once_is_answered_as_ever(monkeypatch: Any) -> None:
@@ -253,7 +341,7 @@ async def test_what_cannot_be_taken_at_once_is_answered_as_ever(monkeypatch: Any
             assert error["type"] == "error"
         writer.write(said("chunk", 1, b"\1" * 320))
         assert [a["type"] for a in await answers(reader, 2)] == ["ack", "chunk_result"]
-        assert stand.taken == [True]
+        assert stand.taken == [1]
         writer.write(said("finish", 2))
         writer.write(said("chunk", 3, b"\0" * 320))
         (late,) = await answers(reader, 1)

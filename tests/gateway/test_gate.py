@@ -156,7 +156,8 @@ async def test_addresses_count_off_loopback_listeners_only() -> None:
 
 
 STARVED = """
-import asyncio, resource, socket, sys, time, uvloop
+import asyncio, resource, socket, structlog, sys, time, uvloop
+structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # stdout is the test's
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 sys.path.insert(0, {here!r})
 from dataclasses import replace

@@ -34,31 +34,29 @@ class Answer:
         self.told += 1
 
 
-def late(used: list[float]) -> tuple[LateAnswers, Loop]:
+def late(share: float) -> tuple[LateAnswers, Loop]:
     loop: Any = Loop()
-    return LateAnswers(loop, lambda: used[0]), loop
+    load: Any = Share(share)
+    return LateAnswers(loop, load), loop
 
 
-def test_a_process_is_busy_when_it_used_most_of_the_last_moment() -> None:
-    used = [5.0]
-    answers, loop = late(used)
-    assert not answers.busy(100.05)
-    used[0] += BUSY * 0.125
-    assert answers.busy(100.125)
-    assert answers.busy(100.2)  # not looked at again so soon
-    used[0] += BUSY * 0.0625
-    assert not answers.busy(100.25)
+class Share:
+    """Stands for `ThreadLoad`."""
+
+    def __init__(self, share: float) -> None:
+        self.now = share
+
+    def share(self, now: float) -> float:
+        return self.now
 
 
-def test_much_work_long_ago_does_not_make_it_busy() -> None:
-    used = [0.0]
-    answers, _ = late(used)
-    used[0] = 60.0
-    assert not answers.busy(160.0)
+def test_an_answer_waits_where_more_than_half_of_a_core_is_used() -> None:
+    assert late(BUSY)[0].busy(100.0)
+    assert not late(BUSY - 0.01)[0].busy(100.0)
 
 
 def test_all_that_wait_are_told_in_time_by_one_timer() -> None:
-    answers, loop = late([0.0])
+    answers, loop = late(0.0)
     first, second, third = Answer(), Answer(), Answer()
     answers.add(first)
     loop.now += LATE_S / 2

@@ -60,6 +60,7 @@ __all__ = [
     "Tick",
     "Took",
     "Unread",
+    "together",
 ]
 
 
@@ -108,6 +109,20 @@ class Hear(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     units: int
     at: int | None = None
+
+
+def together(chunks: Sequence[Hear]) -> Hear:
+    """Chunks of one session that follow each other, as one."""
+    if len(chunks) == 1:
+        return chunks[0]
+    first, last = chunks[0], chunks[-1]
+    return Hear(
+        session=first.session,
+        sounds=tuple(sound for chunk in chunks for sound in chunk.sounds),
+        seq=last.seq,
+        units=sum(chunk.units for chunk in chunks),
+        at=first.at,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

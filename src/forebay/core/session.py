@@ -20,7 +20,7 @@ only step, and it is atomic.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -333,6 +333,22 @@ class Session:
         return [Answer(Failed(event.error, self.seq))]
 
     # ------------------------------------------------------------------- streaming
+
+    def goes_on(self, chunks: Sequence[Hear]) -> bool:
+        """Whether ``chunks`` may be taken `together`: sound that follows what came before,
+        without a gap, and, where there are several, none of which may be a repeat."""
+        if self.phase is not Phase.STREAMING:
+            return False
+        seq, at = self._seen + 1, self.units
+        for chunk in chunks:
+            if chunk.at is None:
+                if len(chunks) > 1 and chunk.seq < seq:
+                    return False
+                seq = chunk.seq
+            elif chunk.at != at:
+                return False
+            at += chunk.units
+        return True
 
     def _feed(self, event: Feed, now: float) -> Effects:
         total = self.units + len(event.text)

@@ -1,10 +1,13 @@
-"""Taking connections from a socket that other gateways take them from too.
+"""Taking connections from a listening socket: some of them in each turn of the loop.
 
-An event loop takes all that wait at once. Where several processes share a listening socket, the
-one that wakes first would then have everybody who comes back after another's death, and be the
-slow one for all of them. `TakingTurns` takes one connection in each turn of the loop: a gateway
-that is busy turns slowly, so that an idle one has taken most of them meanwhile, and both of them
-let people in.
+A gateway that has much to do turns slowly. Taking one connection a turn, as libuv does, its door
+would be slowest when most people wait there; taking all of them, whoever is served already would
+wait for the whole crowd to be let in. `Door` takes `AT_ONCE` in a turn.
+
+Where several processes share a listening socket, the one that wakes first would then have
+everybody who comes back after another's death, and be the slow one for all of them. There `Door`
+takes one in a turn: a gateway that is busy turns slowly, so that an idle one has taken most of
+them meanwhile, and both of them let people in.
 
 Leaving all of them to the gateway that holds the fewest was tried: the numbers were even, but
 one process let everybody in, and the last waited longer.
@@ -19,7 +22,10 @@ from collections.abc import Callable
 
 import structlog
 
-__all__ = ["TakingTurns"]
+__all__ = ["AT_ONCE", "Door"]
+
+AT_ONCE = 16
+"""Connections accepted in one turn of the loop. Opening a session takes about a millisecond."""
 
 FULL_WAIT_S = 1.0
 """How long nothing is accepted when no descriptor is left."""
@@ -28,39 +34,46 @@ _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 log = structlog.get_logger(__name__)
 
 
-class TakingTurns:
-    """Accepts on ``sock`` until closed; ``protocol`` makes each connection's protocol."""
+class Door:
+    """Accepts on ``sock`` until closed; ``protocol`` makes each connection's protocol.
+    ``most``: how many in one turn."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         protocol: Callable[[], asyncio.Protocol],
+        most: int = AT_ONCE,
     ) -> None:
         self._loop = loop
         self._sock = sock
         self._protocol = protocol
+        self._most = most
         self._opening: set[asyncio.Task[None]] = set()
         self._wait: asyncio.TimerHandle | None = None
         loop.add_reader(sock, self._ready)
 
     def _ready(self) -> None:
-        try:
-            taken, _ = self._sock.accept()
-        except BlockingIOError:
-            return  # another gateway has taken it
-        except OSError as error:
-            if error.errno not in _FULL:  # Linux tells here what went wrong with that one
-                log.debug("connection.not_accepted", reason=error.strerror)
+        for _ in range(self._most):
+            try:
+                taken, _address = self._sock.accept()
+            except BlockingIOError:
+                return  # no more, or another gateway has taken it
+            except OSError as error:
+                self._not_accepted(error)
                 return
-            log.error("gateway.cannot_accept", reason=error.strerror, wait_s=FULL_WAIT_S)
-            self._loop.remove_reader(self._sock)
-            self._wait = self._loop.call_later(FULL_WAIT_S, self._again)
+            taken.setblocking(False)
+            task = self._loop.create_task(self._open(taken), name="accept")
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    def _not_accepted(self, error: OSError) -> None:
+        if error.errno not in _FULL:  # Linux tells here what went wrong with that one
+            log.debug("connection.not_accepted", reason=error.strerror)
             return
-        taken.setblocking(False)
-        task = self._loop.create_task(self._open(taken), name="accept")
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        log.error("gateway.cannot_accept", reason=error.strerror, wait_s=FULL_WAIT_S)
+        self._loop.remove_reader(self._sock)
+        self._wait = self._loop.call_later(FULL_WAIT_S, self._again)
 
     def _again(self) -> None:
         self._wait = None

@@ -277,28 +277,35 @@ class _Connection:
             if isinstance(self._wire, WebSocketWire):
                 self._wire.offer_messages(self._at_once)
 
-    def _at_once(self, frame: Frame) -> bool:
-        """Deal with ``frame`` here and now, if it is sound for a session that takes it without
-        anything to wait for. Anything else changes nothing, goes the ordinary way, and is
-        answered there."""
-        append_now = self._append_now
-        wire = self._wire
-        if append_now is None or len(frame) > AT_ONCE_BYTES or wire.closed:
-            return False
-        try:
-            state, intents = self._dialect.receive(self._state, frame)
-        except Exception:  # noqa: BLE001 - met again on the ordinary way, which says what it is
-            return False
-        intent = intents[0] if len(intents) == 1 else None
-        if not isinstance(intent, Hear):
-            return False
-        hold = self._holds.get(intent.session)
-        if hold is None or not isinstance(wire, WebSocketWire):
-            return False
-        if not hold.take_at_once(intent, append_now, wire.send_late):
-            return False
+    def _at_once(self, frames: Sequence[Frame]) -> int:
+        """Deal with ``frames`` here and now, as far as they are sound for one session that takes
+        it without anything to wait for: together, as one piece of input. Anything else changes
+        nothing, goes the ordinary way, and is answered there."""
+        append_now, wire, state = self._append_now, self._wire, self._state
+        if append_now is None or wire.closed or not isinstance(wire, WebSocketWire):
+            return 0
+        chunks: list[Hear] = []
+        size = 0
+        for frame in frames:
+            size += len(frame)
+            if size > AT_ONCE_BYTES:
+                break
+            try:
+                next_state, intents = self._dialect.receive(state, frame)
+            except Exception:  # noqa: BLE001 - met again on the ordinary way, which says what it is
+                break
+            intent = intents[0] if len(intents) == 1 else None
+            if not isinstance(intent, Hear) or (chunks and intent.session != chunks[0].session):
+                break
+            chunks.append(intent)
+            state = next_state
+        hold = self._holds.get(chunks[0].session) if chunks else None
+        if hold is None or not hold.take_at_once(chunks, append_now, wire.send_late):
+            return 0
         self._state = state
-        return True
+        if len(chunks) > 1 or hold.ahead:
+            wire.rest()
+        return len(chunks)
 
     def _promised(self) -> bool:
         """Whether the connection gate kept a place for this, the connection's first job."""

@@ -23,7 +23,7 @@ from forebay.broker import (
     PlacePush,
     SupersededPush,
 )
-from forebay.core.events import Audio, Ended, InputItem, OutputEvent
+from forebay.core.events import Audio, Ended, Heard, InputItem, OutputEvent
 from forebay.core.intents import (
     Answer,
     Append,
@@ -59,6 +59,7 @@ from forebay.core.intents import (
     Tick,
     Took,
     Unread,
+    together,
 )
 from forebay.core.kinds import Kind
 from forebay.core.lease import SECOND_LOOK_S
@@ -78,7 +79,7 @@ from forebay.errors import (
 from forebay.gateway.beside import goes_beside, set_beside
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.hub import AudioPace, Reader
-from forebay.gateway.idle import IdleLife
+from forebay.gateway.idle import IdleLife, has_more
 from forebay.gateway.notices import Notices
 from forebay.gateway.reader import patient
 from forebay.gateway.wire import Wire
@@ -106,10 +107,12 @@ class Hold:
         "_dialect",
         "_first_text_at",
         "_fresh",
+        "_heard",
         "_idle_life",
         "_looks_again",
         "_meter",
         "_model",
+        "_newest",
         "_notices",
         "_promised",
         "_reader",
@@ -161,6 +164,7 @@ class Hold:
         self._timer_at: float | None = None
         self._looks_again = False
         self._first_text_at: float | None = None
+        self._newest = self._heard = 0  # units taken last, and answered in all
         self._fresh = False
         self._notices = Notices(ctx, dialect.notice_gap_s, self._tell_place, dialect.kind)
         self._idle_life = IdleLife(ctx, session.idle_s, self._busy, self._idled)
@@ -169,6 +173,11 @@ class Hold:
     def idle(self) -> bool:
         """Nothing was said and nothing is being delivered: leaving now costs nothing."""
         return self._reader is None or (self.session.units == 0 and self._reader.cursor == 0)
+
+    @property
+    def ahead(self) -> bool:
+        """The client goes on speaking although not all it said before was answered."""
+        return self.session.units - self._newest > self._heard
 
     # -------------------------------------------------------------------- entrances
 
@@ -186,16 +195,14 @@ class Hold:
         await self._carry(self._receive(event))
 
     def take_at_once(
-        self, event: Hear, append_now: AppendNow, send_late: Callable[[Frame], None]
+        self, chunks: Sequence[Hear], append_now: AppendNow, send_late: Callable[[Frame], None]
     ) -> bool:
         """As `take`, for sound that the store has room for and nothing speaks against. False:
         nothing was changed, `take` it. ``send_late``: how it is said that the sound has come."""
         session, attachment = self.session, self._attachment
-        if session.phase is not Phase.STREAMING or self.full or attachment is None:
+        if self.full or attachment is None or not session.goes_on(chunks):
             return False
-        if event.at is not None and event.at != session.units:  # a repeat, or a gap
-            return False
-        (effect,) = self._receive(event)
+        (effect,) = self._receive(together(chunks))
         if type(effect) is not Append or any(map(goes_beside, effect.items)):
             return False
         try:
@@ -211,10 +218,12 @@ class Hold:
         except ForebayError:
             return False
         self._idle_life.touch()
+        self._newest = sum(chunk.units for chunk in chunks)
         for answer in self._receive(self._note_stored(attachment.job, effect, effect.items, ack)):
             if type(answer) is Answer and type(answer.what) is Took:
-                for frame in self._dialect.answer(answer.what, self._about):
-                    send_late(frame)
+                for chunk in chunks:
+                    for frame in self._dialect.answer(Took(chunk.seq), self._about):
+                        send_late(frame)
             else:
                 self._now(answer)
         return True
@@ -265,16 +274,8 @@ class Hold:
         return effects
 
     async def _busy(self) -> bool:
-        """Whether the job has anything to say still, for all that was fed to it."""
         view = self._view
-        if view is None:
-            return True
-        try:
-            view = await self._ctx.broker.status(view.spec.id)
-        except NotFound:
-            return False
-        unspoken = view.marks.get(self._row.counter, 0) < view.units
-        return view.ended_s is None and (unspoken or view.delivered < view.head)
+        return view is None or await has_more(self._ctx.broker, view.spec.id, self._row.counter)
 
     def _idled(self, for_s: float) -> None:
         self.tell(Idle(for_s))
@@ -570,6 +571,8 @@ class Hold:
 
     def _on_sent(self, event: OutputEvent) -> None:
         self._idle_life.touch()
+        if isinstance(event, Heard):
+            self._heard = event.samples
         if self._first_text_at is not None and isinstance(event, Audio):
             self._ctx.metrics.ttfa(self._ctx.clock() - self._first_text_at)
             self._first_text_at = None

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from forebay.errors import ForebayError
+from forebay.broker import GatewayBroker
+from forebay.errors import ForebayError, NotFound
 from forebay.gateway.context import GatewayContext
 
-__all__ = ["IdleLife"]
+__all__ = ["IdleLife", "has_more"]
 
 log = structlog.get_logger(__name__)
 
@@ -80,3 +81,13 @@ class IdleLife:
             self._wait_until(self._ctx.clock() + life_s)
         else:
             self._over(life_s)
+
+
+async def has_more(broker: GatewayBroker, job: str, counter: str) -> bool:
+    """Whether ``job`` has anything to say still, for all that was fed to it."""
+    try:
+        view = await broker.status(job)
+    except NotFound:
+        return False
+    unspoken = view.marks.get(counter, 0) < view.units
+    return view.ended_s is None and (unspoken or view.delivered < view.head)

@@ -9,9 +9,9 @@ it beside the result that follows, and sends it alone after `LATE_S` if none doe
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from typing import Protocol
+
+from forebay.gateway.load import ThreadLoad
 
 __all__ = ["BUSY", "LATE_S", "LateAnswers"]
 
@@ -20,7 +20,6 @@ BUSY = 0.5
 the work itself."""
 LATE_S = 0.05
 """The longest an answer waits: the 50 ms at which the originals sent what they had collected."""
-LOOK_S = 0.1
 
 
 class Late(Protocol):
@@ -30,27 +29,17 @@ class Late(Protocol):
 
 
 class LateAnswers:
-    """One for all connections of a loop. ``cpu``: seconds of processor time of the calling
-    thread so far. What waits is bounded by what connections hold (`WebSocketWire.send_late`)."""
+    """One for all connections of a loop. What waits is bounded by what connections hold
+    (`WebSocketWire.send_late`)."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, cpu: Callable[[], float] = time.thread_time
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, load: ThreadLoad) -> None:
         self._loop = loop
-        self._cpu = cpu
-        self._busy = False
-        self._looked_at, self._used = loop.time(), cpu()
+        self._load = load
         self._waiting: list[Late] = []
 
     def busy(self, now: float) -> bool:
         """Whether an answer should wait for the next. ``now``: the loop's time."""
-        passed = now - self._looked_at
-        if passed >= LOOK_S:
-            used = self._cpu()
-            # Long ago says nothing about now.
-            self._busy = passed < 5 * LOOK_S and used - self._used >= BUSY * passed
-            self._looked_at, self._used = now, used
-        return self._busy
+        return self._load.share(now) >= BUSY
 
     def add(self, answer: Late) -> None:
         """``answer.on_time`` is called within `LATE_S`."""

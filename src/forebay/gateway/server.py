@@ -23,10 +23,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
-from forebay.gateway.accepting import TakingTurns
+from forebay.gateway.accepting import AT_ONCE, Door
 from forebay.gateway.gate import Gate
+from forebay.gateway.gather import Gather
 from forebay.gateway.http_protocol import HttpProtocol
 from forebay.gateway.late import LateAnswers
+from forebay.gateway.load import ThreadLoad
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import Personality, Port, is_loopback
@@ -59,6 +61,7 @@ class Listener:
         self.gate = server.gate
         self.sweep = server.sweep
         self.late = server.late
+        self.gather = server.gather
         self.state = server.state
         self.quiet = _quiet
         self.app_state: dict[str, Any] = {}
@@ -136,10 +139,12 @@ class GatewayServer:
         self.loop = asyncio.get_running_loop()
         self.gate = Gate(options, metrics)
         self.sweep = Sweep(self.loop, options.sweep_s)
-        self.late = LateAnswers(self.loop)
+        load = ThreadLoad(self.loop.time())
+        self.late = LateAnswers(self.loop, load)
+        self.gather = Gather(self.loop, load)
         self.state = ServerState()
         self.listeners: list[Listener] = []
-        self._servers: list[asyncio.Server | TakingTurns] = []
+        self._doors: list[Door] = []
         metrics.connections = self.gate.counts
 
     async def start(
@@ -152,11 +157,8 @@ class GatewayServer:
             sock.setblocking(False)
             protocol = partial(listener.protocol, self.loop)
             self.listeners.append(listener)
-            if sharing:
-                self._servers.append(TakingTurns(self.loop, sock, protocol))
-            else:
-                server = await self.loop.create_server(protocol, sock=sock, backlog=2048)
-                self._servers.append(server)
+            most = 1 if sharing else AT_ONCE
+            self._doors.append(Door(self.loop, sock, protocol, most))
 
     @property
     def ports(self) -> dict[str, int]:
@@ -170,9 +172,9 @@ class GatewayServer:
     def stop_accepting(self) -> None:
         """Close the listeners. Whoever holds the sockets too (the supervisor, the next
         gateway) goes on accepting."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for door in self._doors:
+            door.close()
+        self._doors.clear()
 
     async def wait_idle(self, limit_s: float, hurry: asyncio.Event | None = None) -> bool:
         """Wait until no connection and no request is left; false when ``limit_s`` passed, or

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ _MEDIUM = struct.Struct("!BBH").pack
 _LONG = struct.Struct("!BBQ").pack
 
 Drained = Callable[[], None]
-TakeNow = Callable[[str | bytes], bool]
+TakeNow = Callable[[Sequence[str | bytes]], int]
 
 
 def frame_header(first: int, size: int) -> bytes:
@@ -75,10 +75,15 @@ class WebSocketWire:
         self._p.limit_messages(limit_bytes)
 
     def offer_messages(self, take: TakeNow | None) -> None:
-        """Offer messages to ``take`` in the call that brings them, while whoever receives them
-        waits for one: true where it has dealt with one, which is then not received. It must
-        not raise. Not all are offered: order comes first."""
+        """Offer the messages of one read to ``take`` in the call that brings them, while whoever
+        receives them waits for one: it says how many of them, from the first on, it has dealt
+        with, which are then not received. It must not raise. Not all are offered: order comes
+        first."""
         self._p.take_now = take
+
+    def rest(self) -> None:
+        """What this client says may wait for what it says next: it does not wait for answers."""
+        self._p.rest()
 
     def send(self, data: str | bytes) -> None:
         protocol = self._p

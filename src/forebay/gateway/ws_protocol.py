@@ -11,6 +11,7 @@ Leans on internals of uvicorn 0.50-0.59: `conn`, `queue`, `writable`, `handle_*`
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -39,7 +40,7 @@ MESSAGES_AHEAD = 16
 """Decoded messages waiting for the application; beyond it bytes stay undecoded."""
 FEW_AHEAD, AHEAD_BYTES = 2, 32 * 1024
 """Up to so many, and so much, the socket is read on while they wait."""
-AT_ONCE = 16
+AT_ONCE = 64
 """So many messages of one read may be dealt with in the call that brings them: a read full of
 them must not keep the loop from all others."""
 SLICE_BYTES = 4096
@@ -80,6 +81,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._closing_since: float | None = None
         self._close_code = 1006  # what the application is told if nobody says more
         self._told = False
+        self._resting = False  # not read for a moment, although there is room
         self._pong: bytes | None = None
         self._stall = WriteStall(self.options.write_stall_s, listener.metrics)
 
@@ -193,31 +195,52 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Take the plain frames that ``data`` begins with; the rest is for the codec."""
         if not self._edge.between or self._fragments or self.gone or self.inbox.full:
             return data
-        frame = plain_frame(data, 0, self._plain_bytes)
-        if frame is None:
-            return data
-        text, payload, at = frame
-        if at == len(data):  # as nearly always
+        frames, at = self._frames(data, 0, MESSAGES_AHEAD - len(self.inbox))
+        if len(frames) == 1 and at == len(data):  # as nearly always
+            payload, text = frames[0]
             self._message(payload, text=text, now=True)
-            return b""
-        self.wire.cork()  # several answers, one write
-        try:
-            self._message(payload, text=text, now=True)
-            return self._more(data, at)
-        finally:
-            self.wire.uncork()
+        elif frames:
+            self.wire.cork()  # several answers, one write
+            try:
+                return self._more(data, frames, at)
+            finally:
+                self.wire.uncork()
+        return data[at:]
 
-    def _more(self, data: bytes, at: int) -> bytes:
-        """`_plain` from ``at`` on."""
-        taken = 1
-        while at < len(data) and not (self.gone or self.inbox.full):
+    def _more(self, data: bytes, frames: list[tuple[bytes, bool]], at: int) -> bytes:
+        """`_plain` for a read of several ``frames``, the first of which ends at ``at``."""
+        done = 0
+        while frames:
+            done += len(frames)
+            for payload, text in frames[self._offer(frames) :]:
+                self._message(payload, text=text)
+            most = 0 if self.gone or done >= AT_ONCE else MESSAGES_AHEAD - len(self.inbox)
+            frames, at = self._frames(data, at, most)
+        return data[at:]
+
+    def _frames(self, data: bytes, at: int, most: int) -> tuple[list[tuple[bytes, bool]], int]:
+        """``most`` plain frames from ``at`` on, each with whether it is text; where they end."""
+        frames: list[tuple[bytes, bool]] = []
+        while at < len(data) and len(frames) < most:
             frame = plain_frame(data, at, self._plain_bytes)
             if frame is None:
                 break
             text, payload, at = frame
-            self._message(payload, text=text, now=taken < AT_ONCE)
-            taken += 1
-        return data[at:]
+            frames.append((payload, text))
+        return frames, at
+
+    def _offer(self, frames: Sequence[tuple[bytes, bool]]) -> int:
+        """How many of ``frames`` were dealt with in this call."""
+        if self.take_now is None or not self.inbox.waited_for:
+            return 0
+        said: list[str | bytes] = []
+        for payload, text in frames:
+            try:
+                said.append(payload.decode() if text else payload)
+            except UnicodeDecodeError:  # met again, and answered, after what came before it
+                break
+        self.moved = self._heard
+        return self.take_now(said) if said else 0
 
     def _decode(self, limit: int | None) -> None:
         """Decode until ``limit`` messages wait; then stop reading from the socket."""
@@ -256,6 +279,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.read_paused = False
             self._heard = self.loop.time()
             self.transport.resume_reading()
+
+    def rest(self) -> None:
+        """Read nothing for a moment, where this process has too much to do (`Gather`)."""
+        if not self._resting and not self.read_paused and self.listener.gather.rest(self):
+            self._resting = True
+            self._pause_reading()
+
+    def rested(self) -> None:
+        self._resting = False
+        if not self._full:
+            self._resume_reading()
 
     async def receive(self) -> Any:
         """The next event. Cancelling loses nothing."""
@@ -316,7 +350,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._fail(1007, f"{error.reason} at position {error.start}")
             return
         take_now = self.take_now
-        if now and take_now is not None and self.inbox.waited_for and take_now(said):
+        if now and take_now is not None and self.inbox.waited_for and take_now((said,)):
             return
         self._ahead_bytes += len(data)
         self.inbox.put_nowait({"type": "websocket.receive", "text" if text else "bytes": said})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import json
 import signal
@@ -40,6 +41,12 @@ def free_port() -> int:
     _held.append(probe)
     port: int = probe.getsockname()[1]
     return port
+
+
+@atexit.register
+def _let_go() -> None:
+    for probe in _held:
+        probe.close()
 
 
 class Server:

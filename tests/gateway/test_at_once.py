@@ -84,7 +84,7 @@ async def test_messages_of_a_read_are_offered_until_one_is_received_and_order_is
         protocol.wire.offer_messages(take)
         writer.write(frame(1, b"a") + frame(1, b"b") + frame(1, b"c"))
         await served.until(lambda: served.probe.heard == ["b", "c"])
-        assert offered == ["a", "b", "c"]
+        assert offered == ["a", "b", "c", "b", "c"]  # what is left is offered until none is taken
         offered[:] = ["a"]
         await served.until(lambda: protocol.inbox.waited_for)
         writer.write(frame(2, b"d"))
@@ -133,14 +133,14 @@ async def test_behind_one_that_is_received_nothing_more_is_offered() -> None:
         await served.until(lambda: protocol.inbox.waited_for)
 
         def take(said: Any) -> int:
-            offered.extend(said)
-            return 3
+            offered.append(list(said))
+            return 3 if len(offered) == 1 else 0
 
         protocol.wire.offer_messages(take)
         protocol.data_received(b"".join(frame(1, b"%d" % n) for n in range(AT_ONCE)))
-        assert len(offered) == MESSAGES_AHEAD
+        assert [len(some) for some in offered] == [MESSAGES_AHEAD, MESSAGES_AHEAD - 3]
         await served.until(lambda: served.probe.heard == [str(n) for n in range(3, AT_ONCE)])
-        assert len(offered) == MESSAGES_AHEAD
+        assert len(offered) == 2
 
 
 async def test_what_was_answered_before_a_broken_message_of_the_same_read_still_leaves() -> None:
@@ -231,8 +231,8 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[World, S
         await broker.close()
 
 
-def said(action: str, index: int = 0, data: bytes = b"") -> bytes:
-    message: dict[str, Any] = {"action": action, "session_id": "s", "chunk_index": index}
+def said(action: str, index: int = 0, data: bytes = b"", session: str = "s") -> bytes:
+    message: dict[str, Any] = {"action": action, "session_id": session, "chunk_index": index}
     if data:
         message["audio_data"] = base64.b64encode(data).decode()
     return frame(1, json.dumps(message).encode())
@@ -299,28 +299,78 @@ class Full:
         return False
 
 
-async def test_only_who_speaks_on_without_waiting_for_answers_is_read_later(
-    monkeypatch: Any,
-) -> None:
+async def test_a_connection_with_several_sessions_does_not_rest(monkeypatch: Any) -> None:
     async with world(monkeypatch) as (stand, served):
         reader, writer = await served.websocket("/ws/asr")
         protocol: Any = next(iter(served.server.state.connections))
         protocol.listener.gather = full = Full()
         writer.write(said("start"))
         await answers(reader, 1)
-        for index in range(4):
+        for index in range(3):
             writer.write(said("chunk", index, bytes(320)))
             await answers(reader, 2)
-        assert (stand.taken, full.asked) == ([1] * 3, 0)
-        stand.deaf = True
-        for index in range(4, 7):
-            writer.write(said("chunk", index, bytes(320)))
-            await answers(reader, 1)
-        assert (stand.taken, full.asked) == ([1] * 6, 2)  # from the second unanswered one on
-        stand.deaf = False
-        protocol.data_received(said("chunk", 7, bytes(320)) + said("chunk", 8, bytes(320)))
-        assert (stand.taken[-1], full.asked) == (2, 3)
+        assert (stand.taken, full.asked) == ([1] * 2, 2)
+        writer.write(frame(1, b'{"action":"start","session_id":"t"}'))
+        await answers(reader, 1)
+        writer.write(said("chunk", 3, bytes(320)))
+        await answers(reader, 2)
+        assert (stand.taken, full.asked) == ([1] * 3, 2)
+
+
+async def test_chunks_of_two_sessions_in_one_read_are_taken_in_turn(monkeypatch: Any) -> None:
+    def of(session: str, index: int) -> bytes:
+        return said("chunk", index, bytes([index]) * 320, session)
+
+    async with world(monkeypatch) as (stand, served):
+        reader, writer = await served.websocket("/ws/asr")
+        for name in ("a", "b"):
+            writer.write(frame(1, json.dumps({"action": "start", "session_id": name}).encode()))
+        writer.write(of("a", 0))
         await answers(reader, 4)
+        protocol: Any = next(iter(served.server.state.connections))
+        await served.until(lambda: protocol.inbox.waited_for)
+        protocol.data_received(of("a", 1) + of("b", 1) + of("a", 2) + of("b", 2))
+        assert stand.taken == [1, 1, 1, 1]
+        told = await answers(reader, 4)
+        assert [(a["session_id"], a["chunk_index"]) for a in told if a["type"] == "ack"] == [
+            ("a", 1), ("b", 1), ("a", 2), ("b", 2),
+        ]  # fmt: skip
+
+
+async def test_what_follows_a_chunk_that_had_to_wait_for_room_stays_behind_it(
+    monkeypatch: Any,
+) -> None:
+    async with world(monkeypatch) as (stand, served):
+        reader, writer = await served.websocket("/ws/asr")
+        writer.write(said("start") + said("chunk", 0, b"\0" * 320))
+        await answers(reader, 3)
+        protocol: Any = next(iter(served.server.state.connections))
+        await served.until(lambda: protocol.inbox.waited_for)
+        there_is_room = asyncio.Event()
+
+        async def room(self: Hold) -> None:
+            await there_is_room.wait()
+            self.full = False
+            await asyncio.sleep(0.01)  # the loop has much to do
+
+        real = Hold.take
+
+        async def take(self: Hold, event: Any) -> None:
+            await asyncio.sleep(0.01)
+            await real(self, event)
+
+        monkeypatch.setattr(Hold, "room", room)
+        monkeypatch.setattr(Hold, "take", take)
+        (hold,) = (one.__self__._holds["s"] for one in [protocol.take_now])
+        hold.full = True
+        protocol.data_received(said("chunk", 1, b"\1" * 320))
+        await asyncio.sleep(0.01)
+        there_is_room.set()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        protocol.data_received(said("chunk", 2, b"\2" * 320))
+        await answers(reader, 4)
+        assert stand.sounds == [bytes([n]) * 320 for n in range(3)]
 
 
 async def test_what_cannot_be_taken_at_once_is_answered_as_ever(monkeypatch: Any) -> None:

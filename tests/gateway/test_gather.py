@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from gateway_harness import frame, serving
 
-from forebay.gateway.gather import ENOUGH, FULL, GRAIN_S, REST_S, Gather
+from forebay.gateway.gather import (
+    ENOUGH,
+    FULL,
+    GRAIN_S,
+    PATIENCE_S,
+    REST_S,
+    SAID_S,
+    Gather,
+    Patience,
+)
 from forebay.gateway.load import LOOK_S, ThreadLoad
 
 # ------------------------------------------------------------------------------ load
@@ -111,6 +120,39 @@ def test_it_begins_when_full_and_goes_on_until_there_is_room() -> None:
     assert not gather.rest(speaker)
 
 
+def test_one_that_fails_does_not_keep_the_others_resting() -> None:
+    class Broken(Speaker):
+        def rested(self) -> None:
+            raise RuntimeError("told so")
+
+    loop, _, gather = made()
+    broken, speaker = Broken(loop), Speaker(loop)
+    gather.rest(broken)
+    gather.rest(speaker)
+    with pytest.raises(RuntimeError):
+        loop.run(110.0)
+    loop.run(110.0)
+    assert len(speaker.read_at) == 1
+
+
+def test_whoever_speaks_on_may_rest_again_and_whoever_waits_is_read_at_once() -> None:
+    patience = Patience()
+    assert patience.after(0.1, 100.0)
+    patience.rested()
+    assert patience.after(SAID_S + 0.1, 100.3)
+    assert patience.after(0.1, 100.4)
+    patience.rested()
+    assert not patience.after(SAID_S, 100.7)
+    assert not patience.after(SAID_S + 0.1, 100.7 + PATIENCE_S - 0.1)
+    assert patience.after(0.1, 100.7 + PATIENCE_S)
+
+
+def test_what_is_no_live_sound_is_read_at_once() -> None:
+    patience = Patience()
+    assert not patience.after(0.0, 100.0)
+    assert not patience.after(0.3, 101.0)
+
+
 # ---------------------------------------------------------------------- a connection
 
 
@@ -132,20 +174,24 @@ async def test_who_rests_is_not_read_until_it_is_over_and_nothing_is_lost() -> N
         protocol: Any = next(iter(served.server.state.connections))
         await served.until(lambda: protocol.inbox.waited_for)
         protocol.listener.gather = free = Full(False)
-        protocol.wire.rest()
+        protocol.wire.rest(0.1)
         assert free.asked == [protocol] and not protocol.read_paused
         protocol.listener.gather = full = Full()
-        protocol.wire.rest()
-        protocol.wire.rest()
+        protocol.wire.rest(0.1)
+        protocol.wire.rest(0.1)
         assert full.asked == [protocol] and protocol.read_paused
         for word in (b"a", b"b"):
             writer.write(frame(1, word))
         await writer.drain()
+        await served.until(lambda: protocol.inbox.waited_for)
+        protocol._resume_reading()  # as by whoever has emptied the inbox
+        assert protocol.read_paused
         protocol.rested()
         await served.until(lambda: served.probe.heard == ["a", "b"])
         assert not protocol.read_paused
-        protocol.wire.rest()
-        assert len(full.asked) == 2
+        protocol.wire.rest(0.1)  # so little: it waits for answers
+        protocol.wire.rest(0.3)
+        assert len(full.asked) == 1
 
 
 async def test_a_connection_that_is_paused_for_want_of_room_stays_so_after_its_rest() -> None:
@@ -153,7 +199,7 @@ async def test_a_connection_that_is_paused_for_want_of_room_stays_so_after_its_r
         _, writer = await served.websocket("/deaf")
         protocol: Any = next(iter(served.server.state.connections))
         protocol.listener.gather = Full()
-        protocol.wire.rest()
+        protocol.wire.rest(0.1)
         writer.write(frame(1, b"a") * 8)
         await writer.drain()
         protocol.data_received(frame(1, b"b") * 8)  # as one that was on its way
@@ -168,7 +214,7 @@ async def test_whoever_leaves_while_it_rests_is_noticed() -> None:
         protocol: Any = next(iter(served.server.state.connections))
         await served.until(lambda: protocol.inbox.waited_for)
         protocol.listener.gather = Full()
-        protocol.wire.rest()
+        protocol.wire.rest(0.1)
         writer.close()
         protocol.rested()
         await served.until(lambda: not served.server.state.connections)

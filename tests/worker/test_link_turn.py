@@ -108,3 +108,19 @@ def test_those_who_rest_share_the_next_turn_evenly_and_leave_over_what_they_do_n
     loop.now += 0.03
     late.work()
     assert late.left == 99
+
+
+def test_one_that_fails_does_not_keep_the_others_resting() -> None:
+    loop, turn = made()
+    worker = Worker(loop, turn, 20)
+
+    def broken() -> None:
+        raise RuntimeError("told so")
+
+    worker.work()
+    turn._resting.insert(0, broken)
+    with pytest.raises(RuntimeError):
+        loop.turn()
+    left = worker.left
+    loop.turn()
+    assert worker.left < left

@@ -4,9 +4,9 @@ One connection per worker, read for as long as it lives: no job's slowness ever 
 What bounds memory instead is the byte credit of each lease (the host counts it and an
 overrun ends the connection) and, towards the worker, `link_peer.BACKLOG_BYTES`.
 
-The broker's work on arriving messages is at most `link_peer.TURN_S` in one turn of the loop, over
-all connections together; the rest waits for the next turn, and a connection with a rest is not
-read meanwhile, so that what is buffered stays one read and one frame.
+How long the broker works on arriving messages in one turn of the loop, over all connections
+together, is `link_turn`'s to say; the rest waits for the next turn, and a connection with a rest
+is not read meanwhile, so that what is buffered stays one read and one frame.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 
 __all__ = ["LONGEST_S", "TURN_S", "Turn"]
@@ -62,14 +63,17 @@ class Turn:
 
     def _next(self) -> None:
         self._ends = None
-        resting, self._resting = self._resting, []
-        if not resting:
+        if not self._resting:
             return
+        resting, self._resting = deque(self._resting), []
         now = self._clock()
         end = self._begin(now)
-        for done, work in enumerate(resting):
-            # What one leaves of its share is the others'.
-            self._ends = now + max(0.0, end - now) / (len(resting) - done)
-            work()
-            now = self._clock()
-        self._ends = end
+        try:
+            while resting:
+                # What one leaves of its share is the others'.
+                self._ends = now + max(0.0, end - now) / len(resting)
+                resting.popleft()()
+                now = self._clock()
+        finally:  # whatever became of one, the others are not forgotten
+            self._resting = [*resting, *self._resting]
+            self._ends = end

@@ -30,7 +30,7 @@ __all__ = ["Frames", "Receive", "Scope", "Send", "accepted_wire", "serve_websock
 
 PLAIN_WIRE_BYTES = 1024 * 1024
 AT_ONCE_BYTES = 64 * 1024
-"""A longer message is not dealt with in the call that brings it."""
+"""Messages that are longer, together, are not dealt with as one in the call that brings them."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -186,6 +186,7 @@ class _Connection:
         "_tenant",
         "_tenant_of",
         "_wire",
+        "_working",
     )
 
     def __init__(
@@ -211,6 +212,7 @@ class _Connection:
         # Only a home in this process can take input without being waited for.
         self._append_now: AppendNow | None = getattr(ctx.broker, "append_now", None)
         self._offered = self._append_now is None
+        self._working = False  # on a frame that may have to wait: what follows waits behind it
 
     async def run(self, frames: Frames, first_message_s: float | None) -> None:
         try:
@@ -226,6 +228,7 @@ class _Connection:
             frame = await frames.next()
 
     async def _one(self, frame: Frame, frames: Frames) -> None:
+        self._working = True
         try:
             self._state, intents = self._dialect.receive(self._state, frame)
             for intent in intents:
@@ -235,6 +238,8 @@ class _Connection:
         except Exception as error:  # noqa: BLE001 - the supervised boundary of one connection
             log.error("connection.failed", error=type(error).__name__, exc_info=error)
             self._refuse(ForebayError("the gateway failed, this connection cannot go on"))
+        finally:
+            self._working = False
 
     def _refuse(self, error: ForebayError) -> None:
         self._ctx.metrics.error(self._dialect.word(error))
@@ -282,7 +287,9 @@ class _Connection:
         it without anything to wait for: together, as one piece of input. Anything else changes
         nothing, goes the ordinary way, and is answered there."""
         append_now, wire, state = self._append_now, self._wire, self._state
-        if append_now is None or wire.closed or not isinstance(wire, WebSocketWire):
+        if append_now is None or self._working or wire.closed:
+            return 0
+        if not isinstance(wire, WebSocketWire):
             return 0
         chunks: list[Hear] = []
         size = 0
@@ -303,8 +310,9 @@ class _Connection:
         if hold is None or not hold.take_at_once(chunks, append_now, wire.send_late):
             return 0
         self._state = state
-        if len(chunks) > 1 or hold.ahead:
-            wire.rest()
+        if len(self._holds) == 1:  # another session may wait for answers
+            sound = chunks[0].sounds[0]
+            wire.rest(sum(chunk.units for chunk in chunks) / sound.rate)
         return len(chunks)
 
     def _promised(self) -> bool:

@@ -23,7 +23,7 @@ from forebay.broker import (
     PlacePush,
     SupersededPush,
 )
-from forebay.core.events import Audio, Ended, Heard, InputItem, OutputEvent
+from forebay.core.events import Audio, Ended, InputItem, OutputEvent
 from forebay.core.intents import (
     Answer,
     Append,
@@ -107,12 +107,10 @@ class Hold:
         "_dialect",
         "_first_text_at",
         "_fresh",
-        "_heard",
         "_idle_life",
         "_looks_again",
         "_meter",
         "_model",
-        "_newest",
         "_notices",
         "_promised",
         "_reader",
@@ -164,7 +162,6 @@ class Hold:
         self._timer_at: float | None = None
         self._looks_again = False
         self._first_text_at: float | None = None
-        self._newest = self._heard = 0  # units taken last, and answered in all
         self._fresh = False
         self._notices = Notices(ctx, dialect.notice_gap_s, self._tell_place, dialect.kind)
         self._idle_life = IdleLife(ctx, session.idle_s, self._busy, self._idled)
@@ -173,11 +170,6 @@ class Hold:
     def idle(self) -> bool:
         """Nothing was said and nothing is being delivered: leaving now costs nothing."""
         return self._reader is None or (self.session.units == 0 and self._reader.cursor == 0)
-
-    @property
-    def ahead(self) -> bool:
-        """The client goes on speaking although not all it said before was answered."""
-        return self.session.units - self._newest > self._heard
 
     # -------------------------------------------------------------------- entrances
 
@@ -218,7 +210,6 @@ class Hold:
         except ForebayError:
             return False
         self._idle_life.touch()
-        self._newest = sum(chunk.units for chunk in chunks)
         for answer in self._receive(self._note_stored(attachment.job, effect, effect.items, ack)):
             if type(answer) is Answer and type(answer.what) is Took:
                 for chunk in chunks:
@@ -571,8 +562,6 @@ class Hold:
 
     def _on_sent(self, event: OutputEvent) -> None:
         self._idle_life.touch()
-        if isinstance(event, Heard):
-            self._heard = event.samples
         if self._first_text_at is not None and isinstance(event, Audio):
             self._ctx.metrics.ttfa(self._ctx.clock() - self._first_text_at)
             self._first_text_at = None

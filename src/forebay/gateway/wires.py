@@ -81,9 +81,10 @@ class WebSocketWire:
         first."""
         self._p.take_now = take
 
-    def rest(self) -> None:
-        """What this client says may wait for what it says next: it does not wait for answers."""
-        self._p.rest()
+    def rest(self, sound_s: float) -> None:
+        """What this client says next may wait for what it says then (`gather`), now that it has
+        said ``sound_s`` seconds of live sound."""
+        self._p.rest(sound_s)
 
     def send(self, data: str | bytes) -> None:
         protocol = self._p

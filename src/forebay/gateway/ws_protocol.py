@@ -22,6 +22,7 @@ from websockets.http11 import Request
 from websockets.protocol import OPEN
 
 from forebay.errors import ForebayError
+from forebay.gateway.gather import Patience
 from forebay.gateway.inbox import Inbox
 from forebay.gateway.responses import where
 from forebay.gateway.sweep import WriteStall
@@ -82,6 +83,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._close_code = 1006  # what the application is told if nobody says more
         self._told = False
         self._resting = False  # not read for a moment, although there is room
+        self._gathers = Patience()
         self._pong: bytes | None = None
         self._stall = WriteStall(self.options.write_stall_s, listener.metrics)
 
@@ -212,8 +214,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         done = 0
         while frames:
             done += len(frames)
-            for payload, text in frames[self._offer(frames) :]:
-                self._message(payload, text=text)
+            while frames:
+                taken = self._offer(frames)
+                if not taken:
+                    payload, text = frames[0]
+                    self._message(payload, text=text)
+                frames = frames[max(1, taken) :]
             most = 0 if self.gone or done >= AT_ONCE else MESSAGES_AHEAD - len(self.inbox)
             frames, at = self._frames(data, at, most)
         return data[at:]
@@ -275,19 +281,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self.read_paused and not self.transport.is_closing():
+        if self.read_paused and not self._resting and not self.transport.is_closing():
             self.read_paused = False
             self._heard = self.loop.time()
             self.transport.resume_reading()
 
-    def rest(self) -> None:
-        """Read nothing for a moment, where this process has too much to do (`Gather`)."""
-        if not self._resting and not self.read_paused and self.listener.gather.rest(self):
+    def rest(self, sound_s: float) -> None:
+        """Read nothing for a moment, where this process has too much to do. ``sound_s``: seconds
+        of live sound that the client has just said."""
+        if self.read_paused or self.gone:
+            return
+        if self._gathers.after(sound_s, self._heard) and self.listener.gather.rest(self):
             self._resting = True
             self._pause_reading()
 
     def rested(self) -> None:
         self._resting = False
+        self._gathers.rested()
         if not self._full:
             self._resume_reading()
 
@@ -420,6 +430,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._undecoded.clear()
         self._flush()
         self._tell_end(reason)
+        self._resting = False  # to hear the peer's answer
         self._resume_reading()
         self._closing_since = self.loop.time()
         self.listener.sweep.at(self, self._closing_since + self.options.close_s)

@@ -331,3 +331,23 @@ async def test_the_eta_is_told_when_it_becomes_known(home: Home) -> None:
 
 def places(home: Home, job: str) -> list[PlacePush]:
     return [p for p in home.pushes if isinstance(p, PlacePush) and p.job == job]
+
+
+async def test_jobs_that_began_together_are_not_expected_to_end_one_by_one(home: Home) -> None:
+    worker = await home.worker("w1", sessions=2)
+    await submit(home, "a")
+    await home.advance(20)
+    worker.end("a")
+    await home.settle()
+    for name in "bcde":
+        await submit(home, name)
+    await home.advance(1)
+    told = [places(home, name)[-1].place.eta_s for name in "de"]
+    assert told == pytest.approx([20, 20], abs=0.5)  # and not 10 and 20
+    for name in "fg":
+        await submit(home, name)
+    await home.advance(25)
+    worker.end("b")
+    await home.settle()  # nobody is spoken of as if he had only just begun any more
+    place = home.broker.place_for(SPEECH, "local", 1.0)
+    assert place.eta_s == pytest.approx(place.position * place.each_s)

@@ -221,6 +221,21 @@ def test_places_come_free_no_faster_than_the_slots_can_work() -> None:
     assert forecast(10, held, 0, work, 1).eta_s is None
 
 
+def test_who_began_together_ends_together() -> None:
+    held, work = Service(), Service()
+    work.add(1.0)
+    eleven = {"running": 11, "busy_s": 0.5}  # speak at once to one slot, which they share
+    for position in (1, 2, 51):
+        place = forecast(position, held, 20, work, 1, **eleven)
+        assert (place.eta_s, place.each_s) == (10.5 + position - 1, 1.0)
+    assert forecast(3, held, 20, work, 1, running=11, busy_s=60.0).eta_s == 3.0
+    assert forecast(3, held, 20, work, 1, running=0, busy_s=0.5).eta_s == 3.0
+    held.add(8.0)
+    work.mean_s = 0.1
+    at_once = [forecast(n, held, 4, work, 1, running=4, busy_s=2.0).eta_s for n in range(1, 7)]
+    assert at_once == [6.0, 6.0, 6.0, 8.0, 10.0, 12.0]  # four places come free in six seconds
+
+
 def test_each_who_is_sent_away_is_given_a_later_time_and_the_count_goes_down_again() -> None:
     gate = Gate()
     full = Load(queued=10, queue_limit=10, drain_rate=2.0)

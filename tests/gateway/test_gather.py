@@ -12,6 +12,7 @@ from forebay.gateway.gather import (
     ENOUGH,
     FULL,
     GRAIN_S,
+    LASTING_S,
     PATIENCE_S,
     REST_S,
     SAID_S,
@@ -39,6 +40,15 @@ def test_much_work_long_ago_says_nothing_about_now() -> None:
     load = ThreadLoad(100.0, lambda: used[0])
     used[0] = 60.0
     assert load.share(160.0) == 0.0
+
+
+def test_a_moment_full_of_work_is_little_of_a_longer_time() -> None:
+    used = [0.0]
+    load = ThreadLoad(100.0, lambda: used[0], look_s=LASTING_S)
+    used[0] = 0.2
+    assert load.share(100.2) == 0.0
+    used[0] = 0.4
+    assert load.share(100.0 + LASTING_S) == pytest.approx(0.4)
 
 
 # ---------------------------------------------------------------------------- gather

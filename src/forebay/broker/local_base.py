@@ -103,7 +103,7 @@ class Base(ABC):
             if not slash or not model or kind not in self.settings.rows:
                 raise ProtocolError(f"pool {name!r} is not kind/model")
             row = self.settings.rows[Kind(kind)]
-            pool = self.pools[name] = Pool(name, row, FairQueue(self.settings.weights))
+            pool = self.pools[name] = Pool(name, row, FairQueue(self.settings.weights), self.clock)
         return pool
 
     def tell_state(self, pool: str) -> None:

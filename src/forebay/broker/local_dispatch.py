@@ -125,7 +125,7 @@ class Dispatch(Base):
         )
         if entry.is_behind:
             worker.behind.add(entry.id)
-        pool.running += 1
+        pool.begin()
         if spec.affinity:
             pool.affinities.leased(spec.affinity, worker.id, beside=spec.beside)
             worker.affine += 1

@@ -69,7 +69,7 @@ def _restore_job(core: Core, journal: Journal, saved: Saved) -> None:
     if job.attempt > 0:
         # It was leased: the failover rule decides, as for any worker that is lost.
         job.phase = Phase.RUNNING
-        pool.running += 1
+        pool.begin()
         core.put_back(entry)
     else:
         core.feed(entry)

@@ -7,7 +7,7 @@ order, is in `local_core` (jobs), `local_workers` (workers) and `local` (gateway
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,11 +151,13 @@ class Worker:
 @dataclass(slots=True, eq=False)
 class Pool:
     """A queue and those who serve it. ``want``: as many regular workers as it is used to.
-    ``active``: who may be given work now. ``hold``: how long a credit is held."""
+    ``active``: who may be given work now. ``hold``: how long a credit is held. ``busy_since_s``:
+    from when on ``running`` has not been 0."""
 
     name: str
     row: Row
     queue: FairQueue
+    clock: Callable[[], float]
     workers: dict[str, Worker] = field(default_factory=dict)
     active: list[Worker] = field(default_factory=list)
     want: int = 0
@@ -167,6 +169,7 @@ class Pool:
     info: WorkerInfo | None = None
     expected_until_s: float = 0.0
     running: int = 0
+    busy_since_s: float = 0.0
     parked: int = 0
     detached: int = 0
     affinities: Affinities = field(default_factory=Affinities)
@@ -210,8 +213,22 @@ class Pool:
         loading = sum(1 for s in self.stages.values() if s.stage not in ("failed", "ready"))
         return len(self.active) + loading + (1 if now < self.expected_until_s else 0)
 
+    def begin(self) -> None:
+        """One more job runs."""
+        if not self.running:
+            self.busy_since_s = self.clock()
+        self.running += 1
+
     def place(self, position: int) -> QueuePlace:
-        return forecast(position, self.hold, self.credits, self.work, self.slots)
+        return forecast(
+            position,
+            self.hold,
+            self.credits,
+            self.work,
+            self.slots,
+            running=self.running,
+            busy_s=self.clock() - self.busy_since_s,
+        )
 
     def view(self, now: float) -> PoolView:
         info = self.info

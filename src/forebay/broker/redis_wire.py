@@ -63,11 +63,21 @@ class Stats(msgspec.Struct, array_like=True, frozen=True):
     work_s: float
     work_var: float
     slots: int
+    running: int
+    busy_s: float
 
     def place(self, position: int) -> QueuePlace:
         hold = Service(count=self.hold_count, mean_s=self.hold_s, var_s2=self.hold_var)
         work = Service(count=self.work_count, mean_s=self.work_s, var_s2=self.work_var)
-        return forecast(position, hold, self.credits, work, self.slots)
+        return forecast(
+            position,
+            hold,
+            self.credits,
+            work,
+            self.slots,
+            running=self.running,
+            busy_s=self.busy_s,
+        )
 
 
 class Place(msgspec.Struct, array_like=True, frozen=True):

@@ -109,15 +109,24 @@ class Drain:
 
 
 def forecast(
-    position: int, service: Service, credits: int, work: Service | None = None, slots: int = 0
+    position: int,
+    service: Service,
+    credits: int,
+    work: Service | None = None,
+    slots: int = 0,
+    *,
+    running: int = 0,
+    busy_s: float = math.inf,
 ) -> QueuePlace:
     """When the job at ``position`` (1 = next) will begin, with a 90 % interval.
 
     ``service``: how long a credit is held. ``credits``: how many there are in all. Places come
     free no faster than credits do, and no faster than the ``slots`` can do the ``work`` (model
     seconds) of one job after another: where many sessions share a slot and those that wait
-    have sound to catch up with, it is the second that counts. ETA is None until something has
-    been measured or while nobody serves.
+    have sound to catch up with, it is the second that counts. Nor does any come free before the
+    ``running`` jobs can be through that began when the pool was last idle, ``busy_s`` ago: who
+    begins together shares the slots, and ends together. ETA is None until something has been
+    measured or while nobody serves.
     """
     if credits < 1:
         return QueuePlace(position=position)
@@ -127,10 +136,16 @@ def forecast(
         pace, of = (work, slots) if slower else (service, credits)
     if not pace.known:
         return QueuePlace(position=position)
-    eta = position * pace.mean_s / of
+    each = pace.mean_s / of
+    first = max(0.0, pace.mean_s * max(1.0, running / of) - busy_s) if running else 0.0
+    eta = max(position * each, first + max(0, position - of) * each)
     spread = Z_90 * math.sqrt(position * pace.var_s2) / of
     return QueuePlace(
-        position=position, eta_s=eta, low_s=max(0.0, eta - spread), high_s=eta + spread
+        position=position,
+        eta_s=eta,
+        low_s=max(0.0, eta - spread),
+        high_s=eta + spread,
+        each_s=each,
     )
 
 

@@ -105,12 +105,14 @@ class QueuePlace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a waiting job stands. ``position`` is its rank, 1 = next.
 
     ``eta_s`` is None until a service time has been measured; ``low_s``, ``high_s`` bound it.
+    ``each_s``: from one place to the next.
     """
 
     position: int
     eta_s: float | None = None
     low_s: float | None = None
     high_s: float | None = None
+    each_s: float | None = None
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

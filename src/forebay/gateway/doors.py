@@ -112,6 +112,7 @@ class Doors:
         """How many may wait so that the last of them still begins before its queue deadline,
         with `MARGIN` for what turns out slower than predicted."""
         place = self._ctx.broker.place_for(pool.name, "", 1.0)
-        if not place.eta_s:
+        if not place.eta_s or not place.each_s:
             return self._ctx.queue_limit
-        return int(MARGIN * self._ctx.rows[kind].queue_s * place.position / place.eta_s)
+        left_s = MARGIN * self._ctx.rows[kind].queue_s - place.eta_s
+        return max(0, int(place.position + left_s / place.each_s))

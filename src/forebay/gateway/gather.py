@@ -18,11 +18,14 @@ from typing import Protocol
 
 from forebay.gateway.load import ThreadLoad
 
-__all__ = ["ENOUGH", "FULL", "PATIENCE_S", "REST_S", "SAID_S", "Gather", "Patience"]
+__all__ = ["ENOUGH", "FULL", "LASTING_S", "PATIENCE_S", "REST_S", "SAID_S", "Gather", "Patience"]
 
 FULL, ENOUGH = 0.75, 0.5
 """Share of one core's time at which this begins, and below which it ends: gathering itself makes
 room, and must not end by that."""
+LASTING_S = 1.0
+"""The share is that of so long a time. A tenth of a second may be full of anything, a collection
+of garbage say; to gather for that would keep everybody waiting longer than it did."""
 REST_S = 0.25
 """Text comes no later for it than a listener would notice: a word is as long."""
 SAID_S = 0.17
@@ -41,7 +44,8 @@ class Resting(Protocol):
 
 
 class Gather:
-    """One for all connections of a loop, each of which rests once at a time."""
+    """One for all connections of a loop, each of which rests once at a time. ``load``: of the
+    last `LASTING_S`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, load: ThreadLoad) -> None:
         self._loop = loop

@@ -12,26 +12,30 @@ from collections.abc import Callable
 __all__ = ["LOOK_S", "ThreadLoad"]
 
 LOOK_S = 0.1
-"""The share is that of the last tenth of a second or a little more."""
+"""Long enough to see more than one turn of the loop."""
 
 
 class ThreadLoad:
-    """One per loop, asked from its thread only. ``cpu``: seconds of processor time of the calling
-    thread so far. ``now``: the loop's time."""
+    """Asked from the loop's thread only. ``cpu``: seconds of processor time of the calling thread
+    so far. ``now``: the loop's time. ``look_s``: the share is that of the last so many seconds,
+    or a little more."""
 
-    __slots__ = ("_cpu", "_looked_at", "_share", "_used")
+    __slots__ = ("_cpu", "_look_s", "_looked_at", "_share", "_used")
 
-    def __init__(self, now: float, cpu: Callable[[], float] = time.thread_time) -> None:
+    def __init__(
+        self, now: float, cpu: Callable[[], float] = time.thread_time, look_s: float = LOOK_S
+    ) -> None:
         self._cpu = cpu
+        self._look_s = look_s
         self._share = 0.0
         self._looked_at, self._used = now, cpu()
 
     def share(self, now: float) -> float:
-        """0 to 1. Costs next to nothing: it is looked at anew every `LOOK_S` only."""
+        """0 to 1. Costs next to nothing: it is looked at anew every ``look_s`` only."""
         passed = now - self._looked_at
-        if passed >= LOOK_S:
+        if passed >= self._look_s:
             used = self._cpu()
             # Long ago says nothing about now.
-            self._share = (used - self._used) / passed if passed < 5 * LOOK_S else 0.0
+            self._share = (used - self._used) / passed if passed < 5 * self._look_s else 0.0
             self._looked_at, self._used = now, used
         return self._share

@@ -25,7 +25,7 @@ from uvicorn.server import ServerState
 
 from forebay.gateway.accepting import AT_ONCE, Door
 from forebay.gateway.gate import Gate
-from forebay.gateway.gather import Gather
+from forebay.gateway.gather import LASTING_S, Gather
 from forebay.gateway.http_protocol import HttpProtocol
 from forebay.gateway.late import LateAnswers
 from forebay.gateway.load import ThreadLoad
@@ -139,9 +139,9 @@ class GatewayServer:
         self.loop = asyncio.get_running_loop()
         self.gate = Gate(options, metrics)
         self.sweep = Sweep(self.loop, options.sweep_s)
-        load = ThreadLoad(self.loop.time())
-        self.late = LateAnswers(self.loop, load)
-        self.gather = Gather(self.loop, load)
+        now = self.loop.time()
+        self.late = LateAnswers(self.loop, ThreadLoad(now))
+        self.gather = Gather(self.loop, ThreadLoad(now, look_s=LASTING_S))
         self.state = ServerState()
         self.listeners: list[Listener] = []
         self._doors: list[Door] = []

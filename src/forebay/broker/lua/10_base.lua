@@ -96,7 +96,7 @@ local function boot()
     beside]])
   POOL = words([[V seq want running parked detached credits slots active expected hold_c
     hold_m hold_v model_c model_m model_v rtf_c rtf_m rtf_v drain_r drain_at assumed places_at
-    places affine]])
+    places affine busy_at]])
   WORKER = words([[name pools sessions slots standby supervised order prefix silent suspect
     gone word held known ctl inc rtf_c rtf_m rtf_v affine kept]])
 end
@@ -387,12 +387,16 @@ function F.eta(pool, position)
     if not known or work / pool.slots > pace / of then pace, of, known = work, pool.slots, true end
   end
   if not known then return nil end
-  return position * pace / of
+  local first = 0
+  if pool.running > 0 then
+    first = max(0, pace * max(1, pool.running / of) - (NOW - pool.busy_at) / 1000)
+  end
+  return max(position * pace / of, first + max(0, position - of) * pace / of)
 end
 
 function F.stats(pool)
   local work = {pool.model_c, pool.model_m, pool.model_v}
   if pool.model_c == 0 and pool.assumed > 0 then work = {1, pool.assumed, 0} end
-  return array(8) .. pack(pool.hold_c, pool.hold_m, pool.hold_v, pool.credits,
-    work[1], work[2], work[3], pool.slots)
+  return array(10) .. pack(pool.hold_c, pool.hold_m, pool.hold_v, pool.credits,
+    work[1], work[2], work[3], pool.slots, pool.running, (NOW - pool.busy_at) / 1000)
 end

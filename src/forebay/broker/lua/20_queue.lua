@@ -202,6 +202,7 @@ function F.lease(job, pool, worker)
   bump(worker, 'held', 1)
   put(job, 'catching', F.is_behind(job) and 1 or 0)
   if job.catching == 1 then call('SADD', at('behind', worker.id), job.id) end
+  if pool.running == 0 then put(pool, 'busy_at', NOW) end
   bump(pool, 'running', 1)
   if job.aff ~= '' then
     F.affinity_leased(pool, job.aff, worker, job.beside == 1)

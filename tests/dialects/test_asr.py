@@ -7,11 +7,13 @@ import base64
 import io
 import json
 import wave
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from voice_world import Client, World, run, world
 
+from forebay.core.admission import GRACE, RESERVE_S
 from forebay.core.kinds import KINDS, Kind
 from forebay.core.tones import RATE, speak
 from forebay.dialects.asr import AsrDialect
@@ -20,8 +22,10 @@ from forebay.gateway.connection import serve_websocket
 FAST = {"rtf": 0.0, "words": 2}
 
 
-def connect(w: World, *, threshold: int = 0, **how: Any) -> Client:
+def connect(w: World, *, threshold: int = 0, promised: bool = False, **how: Any) -> Client:
     async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+        if promised:
+            scope["forebay.promised_until"] = w.ctx.clock() + RESERVE_S
         dialect = AsrDialect(new_id=w.ctx.new_id, notice_threshold=threshold)
         await serve_websocket(scope, receive, send, w.ctx, dialect, **how)
 
@@ -550,8 +554,6 @@ def test_no_worker_is_said_and_a_queue_deadline_is_system_busy() -> None:
             error = await say(c, start(), "error")
             assert error["code"] == "no_workers"
             await c.leave()
-        from dataclasses import replace
-
         short = {Kind.RECOGNITION: replace(KINDS[Kind.RECOGNITION], queue_s=2.0)}
         stuck = {"rtf": 5.0, "words": 2, "sessions": 1}
         async with world(recognition=stuck, rows=short) as w:
@@ -564,6 +566,30 @@ def test_no_worker_is_said_and_a_queue_deadline_is_system_busy() -> None:
             assert error["message"] == "System busy"
             assert error["code"] == "deadline_exceeded"
             for c in (busy, waiting):
+                await c.leave()
+
+    run(body())
+
+
+def test_who_was_promised_a_place_is_not_sent_away_just_before_his_turn() -> None:
+    async def body() -> None:
+        short = {Kind.RECOGNITION: replace(KINDS[Kind.RECOGNITION], queue_s=10.0)}
+        stuck = {"rtf": 5.0, "words": 2, "sessions": 1}
+        async with world(recognition=stuck, rows=short) as w:
+            busy, stranger, guest = connect(w), connect(w), connect(w, promised=True)
+            await say(busy, start("busy"), "ack")
+            await say(busy, chunk(0, words(0, 90), "busy"), "ack")
+            begun = w.ctx.clock()
+            for name, c in (("stranger", stranger), ("guest", guest)):
+                await say(c, start(name), "ack")
+                await say(c, chunk(0, words(0), name), "ack")
+            waited = []
+            for c in (stranger, guest):
+                error = (await c.until("error"))[-1]
+                assert error["message"] == "System busy"
+                waited.append(w.ctx.clock() - begun)
+            assert waited == pytest.approx([10.0, 10.0 * GRACE], abs=0.2)
+            for c in (busy, stranger, guest):
                 await c.leave()
 
     run(body())

@@ -10,6 +10,7 @@ import pytest
 from asgi_calls import READY, Pools, application, call, context
 from test_access import stubs
 
+from forebay.core.admission import GRACE
 from forebay.core.kinds import KINDS, Kind
 from forebay.core.spec import QueuePlace
 from forebay.errors import QueueFull
@@ -139,3 +140,12 @@ async def test_as_many_strangers_pass_as_sessions_wait_for_theirs() -> None:
         await doors.enter(scope(number), Kind.SPEECH, "tts")
     with pytest.raises(QueueFull):
         await doors.enter(scope(3), Kind.SPEECH, "tts")
+
+
+def test_who_was_promised_a_place_may_wait_a_little_longer() -> None:
+    spec = context(pools=Queue(queue(0))).spec
+    for kind in Kind:
+        queue_s = KINDS[kind].queue_s
+        some = {"tenant": "local", "dialect": "any", "pool": f"{kind}/m"}
+        assert spec(kind, {}, **some).deadlines.queue_s == queue_s
+        assert spec(kind, {}, promised=True, **some).deadlines.queue_s == GRACE * queue_s

@@ -30,6 +30,7 @@ from forebay.errors import (
 
 __all__ = [
     "BUSY_BAND",
+    "GRACE",
     "RESERVE_S",
     "Connections",
     "Drain",
@@ -45,6 +46,11 @@ __all__ = [
 
 RESERVE_S = 5.0
 """How long an accepted handshake keeps its queue place."""
+
+GRACE = 1.25
+"""So many times its queue deadline a job may wait whose connection was promised a place: a forecast
+that was made before anybody of a crowd had begun may be that far off, and nobody is to be sent
+away just before his turn."""
 
 BUSY_BAND = 0.8
 """Share of the queue limit from which a pool says that it is busy."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from forebay.blobs import Blobs
 from forebay.broker import GatewayBroker
+from forebay.core.admission import GRACE
 from forebay.core.audio_quota import AudioLimits
 from forebay.core.kinds import KINDS, Kind, Row
 from forebay.core.picture_head import MAX_MPX, MAX_SIDE
@@ -211,11 +212,13 @@ class GatewayContext:
         pool: str = "",
         detach_s: float | None = None,
         cost_s: float = 1.0,
+        promised: bool = False,
     ) -> JobSpec:
         """A new job of this kind with its row's deadlines. ``pool``: that of ``model``, where
         it has been looked up. ``detach_s``: default the row's; 0 makes the client's leaving a
-        cancel. Raises as `pool`."""
+        cancel. ``promised``: a place in the queue, at the door. Raises as `pool`."""
         row = self.rows[kind]
+        queue_s = row.queue_s * GRACE if promised else row.queue_s
         return JobSpec(
             id=self.new_id(),
             kind=kind,
@@ -226,5 +229,5 @@ class GatewayContext:
             name=name,
             cost_s=cost_s,
             detach_s=row.detach_s if detach_s is None else detach_s,
-            deadlines=Deadlines(queue_s=row.queue_s, run_s=row.run_s),
+            deadlines=Deadlines(queue_s=queue_s, run_s=row.run_s),
         )

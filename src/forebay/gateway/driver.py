@@ -368,6 +368,7 @@ class Hold:
     async def _submit(self, effect: Submit) -> Fact:
         if self._meter is not None:
             await self._meter.admit()
+        promised, self._promised = self._promised, False
         spec = self._ctx.spec(
             self._dialect.kind,
             effect.params,
@@ -375,8 +376,8 @@ class Hold:
             dialect=self._dialect.name,
             name=self.session.name,
             model=self._model,
+            promised=promised,
         )
-        promised, self._promised = self._promised, False
         view = await self._ctx.broker.submit(spec, gateway=self._ctx.gateway_id, promised=promised)
         return await self._attach(Attach(view.spec.id))
 

@@ -127,6 +127,35 @@ class Full:
         return getattr(self._sock, name)
 
 
+class Broken(Crowded):
+    """A socket that gives nothing but this error."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(1)
+        self._number = number
+        self.waits_s: list[float] = []
+
+    def accept(self) -> Any:
+        raise OSError(self._number, "told so")
+
+    def remove_reader(self, sock: Any) -> None:
+        del self.ready
+
+    def call_later(self, wait_s: float, call: Any) -> None:
+        self.waits_s.append(wait_s)
+
+
+@pytest.mark.parametrize(
+    ("number", "lasts"), [(errno.ENFILE, True), (errno.EINVAL, True), (errno.ECONNABORTED, False)]
+)
+def test_what_may_last_is_not_asked_again_at_once(number: int, lasts: bool) -> None:
+    broken: Any = Broken(number)
+    Door(broken, broken, lambda: Hello(b"a"))
+    broken.ready()
+    assert hasattr(broken, "ready") is not lasts
+    assert broken.waits_s == [accepting.FULL_WAIT_S] * lasts
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EPROTO])
 def test_a_connection_that_cannot_be_taken_now_is_taken_later(
     number: int, monkeypatch: pytest.MonkeyPatch

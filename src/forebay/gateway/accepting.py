@@ -28,8 +28,23 @@ AT_ONCE = 16
 """Connections accepted in one turn of the loop. Opening a session takes about a millisecond."""
 
 FULL_WAIT_S = 1.0
-"""How long nothing is accepted when no descriptor is left."""
-_FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""How long nothing is accepted when no descriptor is left, or the system says anything else
+that may last: to ask again at once would take the whole turn, every turn."""
+_ITS_OWN = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPROTO,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EPERM,
+        getattr(errno, "ENONET", errno.ENETDOWN),
+    }
+)
+"""What became of that one connection, which Linux tells whoever accepts it (accept(2))."""
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +83,7 @@ class Door:
             task.add_done_callback(self._opening.discard)
 
     def _not_accepted(self, error: OSError) -> None:
-        if error.errno not in _FULL:  # Linux tells here what went wrong with that one
+        if error.errno in _ITS_OWN:
             log.debug("connection.not_accepted", reason=error.strerror)
             return
         log.error("gateway.cannot_accept", reason=error.strerror, wait_s=FULL_WAIT_S)

@@ -1,7 +1,9 @@
 """The floor for `/ws/asr`: a bare WebSocket server that answers each chunk from memory.
 
-No sessions, no streams, no worker, no engine, and no JSON read: it finds the chunk's number in
-the frame and answers. What Forebay adds to the network is measured against this.
+No sessions, no streams and no JSON read: it finds the chunk's number in the frame and answers.
+With ``--engine`` the chunk goes to another process first, which answers from memory too: the
+least that any gateway with an engine of its own process does. What Forebay adds to network and
+engine is measured against this.
 """
 
 from __future__ import annotations
@@ -10,25 +12,63 @@ import argparse
 import asyncio
 import base64
 import hashlib
+import os
 import re
+import socket
+import struct
 from typing import cast
 
 import uvloop
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _INDEX = re.compile(rb'"chunk_index":(\d+)')
+_HEAD = struct.Struct("<II")  # connection, bytes that follow; back: connection, chunk
 
 
 def _frame(payload: bytes) -> bytes:
     return bytes((0x81, len(payload))) + payload
 
 
+def _engine(sock: socket.socket) -> None:
+    """The other process: a chunk in, its number out, until the server is gone."""
+    with sock.makefile("rb") as chunks:
+        while head := chunks.read(_HEAD.size):
+            connection, size = _HEAD.unpack(head)
+            found = _INDEX.search(chunks.read(size))
+            sock.sendall(_HEAD.pack(connection, int(found[1]) if found is not None else 0))
+
+
+class Engine(asyncio.Protocol):
+    """The server's end of the line to the engine."""
+
+    def __init__(self) -> None:
+        self.connections: list[Echo] = []
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def ask(self, connection: int, chunk: bytes) -> None:
+        self._transport.write(_HEAD.pack(connection, len(chunk)) + chunk)
+
+    def data_received(self, data: bytes) -> None:
+        data = self._buffer + data
+        whole = len(data) // _HEAD.size * _HEAD.size
+        for connection, index in _HEAD.iter_unpack(data[:whole]):
+            self.connections[connection].answer(b"%d" % index)
+        self._buffer = data[whole:]
+
+
 class Echo(asyncio.Protocol):
     """One connection. The load tool masks with zeros, so payloads are read as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine | None = None) -> None:
         self._buffer = b""
         self._up = False
+        self._engine = engine
+        if engine is not None:
+            self._number = len(engine.connections)
+            engine.connections.append(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -47,12 +87,17 @@ class Echo(asyncio.Protocol):
             if len(data) < body + length:
                 break
             found = _INDEX.search(data, body, body + length)
-            if found is not None:
-                self._transport.write(
-                    _frame(b'{"type":"chunk_result","chunk_index":%s,"text":""}' % found[1])
-                )
+            if found is not None and self._engine is not None:
+                self._engine.ask(self._number, data[body : body + length])
+            elif found is not None:
+                self.answer(found[1])
             at = body + length
         self._buffer = data[at:]
+
+    def answer(self, index: bytes) -> None:
+        frame = _frame(b'{"type":"chunk_result","chunk_index":%s,"text":""}' % index)
+        if not self._transport.is_closing():
+            self._transport.write(frame)
 
     def _greet(self, data: bytes) -> int:
         end = data.find(b"\r\n\r\n")
@@ -68,14 +113,31 @@ class Echo(asyncio.Protocol):
         return end + 4
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
+async def serve(port: int, line: socket.socket | None) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Echo, "127.0.0.1", parser.parse_args().port)
+    engine: Engine | None = None
+    if line is not None:
+        _, engine = await loop.create_connection(Engine, sock=line)
+    server = await loop.create_server(lambda: Echo(engine), "127.0.0.1", port)
     async with server:
         await server.serve_forever()
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--engine", action="store_true")
+    wanted = parser.parse_args()
+    line: socket.socket | None = None
+    if wanted.engine:
+        line, other = socket.socketpair()
+        if not os.fork():
+            line.close()
+            _engine(other)
+            os._exit(0)
+        other.close()
+    uvloop.run(serve(wanted.port, line))
+
+
 if __name__ == "__main__":
-    uvloop.run(main())
+    main()

@@ -234,6 +234,13 @@ def test_who_began_together_ends_together() -> None:
     work.mean_s = 0.1
     at_once = [forecast(n, held, 4, work, 1, running=4, busy_s=2.0).eta_s for n in range(1, 7)]
     assert at_once == [6.0, 6.0, 6.0, 8.0, 10.0, 12.0]  # four places come free in six seconds
+    assert forecast(1, held, 4, work, 1, running=3, busy_s=2.0).eta_s == 2.0  # one is free
+    held.var_s2 = 16.0  # some take half the time, so half of it is waited for
+    assert forecast(1, held, 4, work, 1, running=4, busy_s=2.0).eta_s == 3.0
+    held.var_s2 = 81.0
+    assert forecast(1, held, 4, work, 1, running=4, busy_s=2.0).eta_s == 2.0
+    nothing = Service(count=1)
+    assert forecast(1, nothing, 4, running=4, busy_s=2.0).eta_s == 0.0
 
 
 def test_each_who_is_sent_away_is_given_a_later_time_and_the_count_goes_down_again() -> None:

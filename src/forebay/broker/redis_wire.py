@@ -6,6 +6,7 @@ carried by them as it is; so the bytes that a worker wrote are the bytes that a 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -63,8 +64,9 @@ class Stats(msgspec.Struct, array_like=True, frozen=True):
     work_s: float
     work_var: float
     slots: int
-    running: int
-    busy_s: float
+    # Absent while a script that was loaded by an older gateway still answers.
+    running: int = 0
+    busy_s: float = math.inf
 
     def place(self, position: int) -> QueuePlace:
         hold = Service(count=self.hold_count, mean_s=self.hold_s, var_s2=self.hold_var)

@@ -129,10 +129,11 @@ def forecast(
     ``service``: how long a credit is held. ``credits``: how many there are in all. Places come
     free no faster than credits do, and no faster than the ``slots`` can do the ``work`` (model
     seconds) of one job after another: where many sessions share a slot and those that wait
-    have sound to catch up with, it is the second that counts. Nor does any come free before the
-    ``running`` jobs can be through that began when the pool was last idle, ``busy_s`` ago: who
-    begins together shares the slots, and ends together. ETA is None until something has been
-    measured or while nobody serves.
+    have sound to catch up with, it is the second that counts. Nor, where every place is taken,
+    does any come free before the ``running`` jobs can be through that began when the pool was
+    last idle, ``busy_s`` ago: who begins together shares the slots, and ends together, the less
+    so the more jobs differ. ETA is None until something has been measured or while nobody
+    serves.
     """
     if credits < 1:
         return QueuePlace(position=position)
@@ -143,7 +144,10 @@ def forecast(
     if not pace.known:
         return QueuePlace(position=position)
     each = pace.mean_s / of
-    first = max(0.0, pace.mean_s * max(1.0, running / of) - busy_s) if running else 0.0
+    first = 0.0
+    if running >= of:
+        alike = max(0.0, 1 - math.sqrt(pace.var_s2) / pace.mean_s) if pace.mean_s > 0 else 0.0
+        first = alike * max(0.0, pace.mean_s * running / of - busy_s)
     eta = max(position * each, first + max(0, position - of) * each)
     spread = Z_90 * math.sqrt(position * pace.var_s2) / of
     return QueuePlace(

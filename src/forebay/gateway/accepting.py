@@ -41,6 +41,7 @@ _ITS_OWN = frozenset(
         errno.EHOSTDOWN,
         errno.EHOSTUNREACH,
         errno.EPERM,
+        errno.ETIMEDOUT,
         getattr(errno, "ENONET", errno.ENETDOWN),
     }
 )

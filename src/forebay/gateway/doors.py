@@ -110,9 +110,9 @@ class Doors:
 
     def _fits(self, pool: PoolView, kind: Kind) -> int:
         """How many may wait so that the last of them still begins before its queue deadline,
-        with `MARGIN` for what turns out slower than predicted."""
+        with `MARGIN` for what turns out slower than predicted. Should the first place only come
+        free late, `GRACE` on the deadline makes up for it."""
         place = self._ctx.broker.place_for(pool.name, "", 1.0)
-        if not place.eta_s or not place.each_s:
+        if not place.each_s:
             return self._ctx.queue_limit
-        left_s = MARGIN * self._ctx.rows[kind].queue_s - place.eta_s
-        return max(0, int(place.position + left_s / place.each_s))
+        return int(MARGIN * self._ctx.rows[kind].queue_s / place.each_s)

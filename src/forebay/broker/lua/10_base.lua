@@ -380,23 +380,29 @@ end
 -- Seconds until the job at `position` begins; nil while nothing is known.
 function F.eta(pool, position)
   if pool.credits < 1 then return nil end
-  local pace, of, known = pool.hold_m, pool.credits, pool.hold_c > 0
-  local work, work_known = pool.model_m, pool.model_c > 0
-  if not work_known and pool.assumed > 0 then work, work_known = pool.assumed, true end
-  if work_known and pool.slots > 0 then
-    if not known or work / pool.slots > pace / of then pace, of, known = work, pool.slots, true end
+  local pace, var, of, known = pool.hold_m, pool.hold_v, pool.credits, pool.hold_c > 0
+  local work, spread, work_known = pool.model_m, pool.model_v, pool.model_c > 0
+  if not work_known and pool.assumed > 0 then work, spread, work_known = pool.assumed, 0, true end
+  if work_known and pool.slots > 0 and (not known or work / pool.slots > pace / of) then
+    pace, var, of, known = work, spread, pool.slots, true
   end
   if not known then return nil end
   local first = 0
-  if pool.running > 0 then
-    first = max(0, pace * max(1, pool.running / of) - (NOW - pool.busy_at) / 1000)
+  if pool.running >= of and pace > 0 then
+    local alike = max(0, 1 - math.sqrt(var) / pace)
+    first = alike * max(0, pace * pool.running / of - F.busy_s(pool))
   end
   return max(position * pace / of, first + max(0, position - of) * pace / of)
+end
+
+-- How long ago the first job of those that run began; clocks of other nodes may be ahead.
+function F.busy_s(pool)
+  return max(0, NOW - pool.busy_at) / 1000
 end
 
 function F.stats(pool)
   local work = {pool.model_c, pool.model_m, pool.model_v}
   if pool.model_c == 0 and pool.assumed > 0 then work = {1, pool.assumed, 0} end
   return array(10) .. pack(pool.hold_c, pool.hold_m, pool.hold_v, pool.credits,
-    work[1], work[2], work[3], pool.slots, pool.running, (NOW - pool.busy_at) / 1000)
+    work[1], work[2], work[3], pool.slots, pool.running, F.busy_s(pool))
 end

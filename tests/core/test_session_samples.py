@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from forebay.core.events import Sound
+import msgspec
+import pytest
+
+from forebay.core.events import End, Sound
 from forebay.core.intents import (
     Answer,
     Append,
@@ -10,17 +13,19 @@ from forebay.core.intents import (
     Attached,
     Close,
     Deliver,
+    EndInput,
     Failed,
     Found,
     From,
     Hear,
     NotBegun,
     Stored,
+    Submit,
     Took,
 )
 from forebay.core.kinds import Kind
 from forebay.core.session import Rules, Session
-from forebay.core.spec import JobSpec, JobView
+from forebay.core.spec import BY_CLIENT, JobSpec, JobView
 from forebay.errors import BadRequest, ResumeNotAvailable
 
 RULES = Rules(silence_s=0, acknowledges=True)
@@ -56,6 +61,52 @@ def test_news_goes_on_after_the_event_that_the_client_names() -> None:
 def test_what_is_stored_already_is_acknowledged_and_not_stored_again() -> None:
     session, _ = back(10)
     assert session.receive(hear(0, b"ab" * 10), 0) == [Answer(Took(10))]
+
+
+def test_an_end_behind_what_is_stored_is_a_hole_and_ends_no_input() -> None:
+    session, _ = back(10)
+    effects = session.receive(EndInput(session="s", seq=11, at=11), 0)
+    failed = next(e.what for e in effects if isinstance(e, Answer))
+    assert isinstance(failed, Failed) and failed.error.details["stored"] == 10
+    session, _ = back(10)
+    (effect,) = session.receive(EndInput(session="s", seq=10, at=10), 0)
+    assert isinstance(effect, Append) and effect.items == (End(seq=10),)
+
+
+def test_who_has_had_events_is_given_no_session_but_that_one() -> None:
+    def found(view: JobView | None, after: int | None) -> object:
+        session = Session("s", {"a": 1}, RULES, after)
+        session.open()
+        effects = session.receive(Found(view), 0)
+        told = [e.what.error for e in effects if isinstance(e, Answer)]  # type: ignore[union-attr]
+        return told[0] if told else effects[0]
+
+    assert found(None, None) == found(None, 0) == Submit({"a": 1})
+    lost = found(None, 3)
+    assert isinstance(lost, ResumeNotAvailable) and lost.details["reason"] == "unknown"
+    over = view(10, "completed")  # begun with {}
+    assert found(over, None) == Submit({"a": 1})
+    other = found(over, 3)
+    assert isinstance(other, BadRequest) and other.details["parameters"] == ["a"]
+
+
+def test_a_session_of_which_nothing_is_kept_is_not_read_from_its_start() -> None:
+    session = Session("s", {}, RULES, 3)
+    session.open()
+    spec = JobSpec(id="j", kind=Kind.RECOGNITION, pool="recognition/m", params={})
+    empty = JobView(spec=spec, state="queued", epoch="e")
+    session.receive(Found(empty), 0)
+    assert Deliver(From.AFTER, 3) in session.receive(Attached(empty, 2), 0)
+
+
+@pytest.mark.parametrize(("message", "waits"), [(BY_CLIENT, False), ("deleted", True)])
+def test_who_cancelled_a_session_is_not_told_so_again(message: str, waits: bool) -> None:
+    session = Session("s", {}, RULES)
+    session.open()
+    over = msgspec.structs.replace(view(10, "cancelled"), message=message)
+    session.receive(Found(over), 0)
+    session.receive(Attached(over, 2), 0)
+    assert (session.deadline is not None) is waits
 
 
 def test_an_overlap_is_cut_off_also_over_several_parts() -> None:

@@ -415,6 +415,23 @@ def test_bad_audio_is_named_with_its_chunk_and_the_session_goes_on() -> None:
     run(body())
 
 
+def test_an_id_that_its_client_cancelled_is_free_for_a_new_session() -> None:
+    async def body() -> None:
+        async with world(recognition=FAST) as w:
+            c = connect(w)
+            await say(c, start(), "ack")
+            await say(c, chunk(0, words(0)), "ack")
+            await c.until("chunk_result")
+            await say(c, {"action": "cancel", "session_id": "s"}, "ack")
+            again = await say(c, start(), "ack")
+            assert again["finished"] is True
+            await say(c, chunk(0, words(2)), "ack")
+            assert (await _finish(c))[-1]["text"] == text(2)
+            await c.leave()
+
+    run(body())
+
+
 def test_audio_after_finish_is_told_and_changes_nothing() -> None:
     async def body() -> None:
         async with world(recognition={"rtf": 1.0, "words": 2}) as w:
@@ -489,9 +506,12 @@ def test_a_lying_or_broken_file_is_an_error_of_its_session_only(file: bytes) -> 
             await say(c, start("good"), "ack")
             await say(c, start("bad"), "ack")
             c.say(chunk(0, file, "bad"))
-            heard = await c.until("error")
-            assert heard[-1]["session_id"] == "bad"
-            assert heard[-1]["code"] == "bad_audio"
+            c.say(chunk(1, words(2), "bad"))
+            heard = await c.until("chunk_result")
+            [error] = [m for m in heard if m["type"] == "error"]
+            assert (error["session_id"], error["chunk_index"]) == ("bad", 0)
+            assert error["code"] == "bad_audio"
+            assert (await _finish(c, "bad"))[-1]["text"] == text(2)
             await say(c, chunk(0, words(0), "good"), "ack")
             assert (await _finish(c, "good"))[-1]["text"] == text(0)
             await c.leave()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from forebay.client import ListenState, Transcript
 from forebay.core.kinds import Kind
 from forebay.core.tones import WORD_SAMPLES, speak
 from forebay.dialects.listen import FRAME_BYTES, ListenDialect
+from forebay.errors import JobFailed
 from forebay.gateway.connection import serve_websocket
 
 FAST = {"rtf": 0.0, "words": 2}
@@ -118,6 +120,75 @@ def test_an_overlap_is_cut_off_sample_by_sample() -> None:
             again.say({"type": "end"})
             assert (await again.until("ended"))[-1]["text"] == text(0, 6)
             await again.gone()
+
+    run(body())
+
+
+def test_an_end_that_lies_behind_what_is_stored_is_a_hole_too() -> None:
+    async def body() -> None:
+        async with world(recognition=FAST) as w:
+            first = connect(w)
+            await begin(first)
+            first.say(words(0))
+            await first.until("ack")
+            await first.leave()
+            c = connect(w)
+            await begin(c)
+            c.say({"type": "from", "sample": 4 * WORD_SAMPLES})
+            c.say({"type": "end"})
+            error = (await c.until("error"))[-1]
+            assert (error["code"], error["details"]["stored"]) == ("bad_request", 2 * WORD_SAMPLES)
+            await c.gone()
+            again = connect(w)  # nothing has ended: what is missing can still be said
+            await begin(again)
+            again.say(words(0, 4))
+            again.say({"type": "end"})
+            assert (await again.until("ended"))[-1]["text"] == text(0, 4)
+            await again.gone()
+
+    run(body())
+
+
+def test_who_comes_back_to_a_session_nobody_knows_is_not_given_another_one() -> None:
+    async def body() -> None:
+        async with world(recognition=FAST) as w:
+            c = connect(w)
+            c.say(start("lost", after_event=3))
+            error = await c.hear()
+            assert error is not None and error["code"] == "resume_not_available"
+            assert error["details"] == {"reason": "unknown"}
+            await c.gone()
+            fresh = connect(w)
+            assert not (await begin(fresh, after_event=0))["resumed"]
+            fresh.say(words(0))
+            fresh.say({"type": "end"})
+            last = (await fresh.until("ended"))[-1]
+            await fresh.gone()
+            other = connect(w)  # over, and still to be read: with what it was begun with
+            other.say(start(after_event=last["event"], sample_rate=8000))
+            error = await other.hear()
+            assert error is not None and error["code"] == "bad_request"
+            assert error["details"] == {"parameters": ["sample_rate"]}
+            await other.gone()
+
+    run(body())
+
+
+def test_who_was_away_too_long_is_told_so() -> None:
+    async def body() -> None:
+        async with world(recognition=FAST) as w:
+            first = connect(w)
+            await begin(first)
+            first.say(words(0))
+            await first.until("final")
+            await first.leave()
+            await asyncio.sleep(125)
+            c = connect(w)
+            assert (await begin(c))["finished"]
+            last = (await c.until("ended"))[-1]
+            assert last["state"] == "cancelled"
+            assert last["message"] == "the client was away for 120 s"
+            await c.gone()
 
     run(body())
 
@@ -330,3 +401,12 @@ async def _join(w: World, state: ListenState) -> Client:
     for what in state.comeback(started):
         c.say(what)
     return c
+
+
+def test_a_client_that_did_not_cancel_hears_why_its_session_was() -> None:
+    state = ListenState(session_id="s")
+    message = {"type": "ended", "event": 4, "state": "cancelled", "message": "away for 120 s"}
+    with pytest.raises(JobFailed, match="away for 120 s"):
+        state.read(message)
+    state.cancel()
+    assert state.read(message) is None and state.over

@@ -8,11 +8,12 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from listen_world import World, wav
 
-from forebay.core.events import End, Ended, Final, InputItem, OutputEvent, Sound
+from forebay.core.events import End, Ended, Final, InputItem, Notice, OutputEvent, Sound
 from forebay.core.kinds import KINDS, Kind
 from forebay.core.spec import JobSpec, Lease
 from forebay.core.tones import WORD_SAMPLES, speak
@@ -267,7 +268,7 @@ def test_bad_audio_fails_that_job_alone_and_by_name(what: str) -> None:
     @in_world
     async def run(world: World) -> None:
         await world.worker(rtf=0.1)
-        bad, good = await world.job("bad"), await world.job("good")
+        bad, good = await world.job("bad", file=True), await world.job("good")
         await world.say(bad, BAD[what], End())
         await world.say(good, Sound(data=speak([1])), End())
         ended = await world.over("bad")
@@ -276,6 +277,44 @@ def test_bad_audio_fails_that_job_alone_and_by_name(what: str) -> None:
         assert (await world.over("good")).details["text"] == "w1"
 
     run()
+
+
+PASSED_OVER = [what for what in BAD if what not in ("unfinished parts", "no such blob")]
+
+
+@pytest.mark.parametrize("what", PASSED_OVER)
+def test_a_session_is_told_of_a_bad_chunk_and_goes_on(what: str) -> None:
+    @in_world
+    async def run(world: World) -> None:
+        await world.worker(rtf=0.1)
+        at = await world.job()
+        await world.say(
+            at, Sound(data=speak([1]), seq=0), msgspec.structs.replace(BAD[what], seq=1)
+        )
+        await world.say(at, Sound(data=speak([2]), seq=2), End(seq=2))
+        ended = await world.over()
+        assert (ended.state, ended.details["text"], ended.details["chunks"]) == (
+            "completed", "w1 w2", 2,
+        )  # fmt: skip
+        assert [h.seq for h in await world.heard()] == [0, 2]
+        [told] = [e for e in await world.events() if isinstance(e, Notice)]
+        assert (told.code, told.details) == ("bad_audio", {"seq": 1})
+
+    run()
+
+
+@in_world
+async def test_a_bad_chunk_is_told_once_though_its_worker_dies(world: World) -> None:
+    await world.worker(rtf=0.1)
+    at = await world.job()
+    await world.say(at, Sound(data=speak([1]), seq=0), Sound(data=b"\0", seq=1))
+    await asyncio.sleep(1)
+    await world.kill("w1")
+    await world.worker(rtf=0.1)
+    await world.say(at, Sound(data=speak([2]), seq=2), Sound(data=b"\0", seq=3), End())
+    assert (await world.over()).details["text"] == "w1 w2"
+    told = [e.details["seq"] for e in await world.events() if isinstance(e, Notice)]
+    assert told == [1, 3]
 
 
 @in_world

@@ -110,6 +110,7 @@ class ListenSession(Reconnecting):
         await self._send(self.state.start())
         started = await self._receive()
         if started is not None and started.get("type") == "error":
+            self.state.over = True
             raise self.state.error(started)
         if started is None or started.get("type") != "started":
             raise UpstreamFailed("the connection ended before start was answered")

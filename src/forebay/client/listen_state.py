@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from forebay.errors import BadRequest, ForebayError, by_code
+from forebay.errors import BadRequest, ForebayError, JobFailed, by_code
 
 __all__ = ["FRAME_BYTES", "ListenState", "Queued", "Transcript"]
 
@@ -125,6 +125,9 @@ class ListenState:
             case "ended":
                 self.over = True
                 self.end_message = message
+                if message.get("state") == "cancelled" and not self.cancelled:
+                    why = str(message.get("message") or "not by this client")
+                    raise JobFailed(f"the session was cancelled: {why}")
             case "error":
                 self.over = True
                 raise self.error(message)

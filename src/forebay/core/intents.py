@@ -127,8 +127,12 @@ def together(chunks: Sequence[Hear]) -> Hear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndInput:
+    """``at``: how many samples came before, where the client counts them: more than are
+    stored is a hole."""
+
     session: str
     seq: int
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

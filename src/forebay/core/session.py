@@ -71,7 +71,7 @@ from forebay.core.intents import (
     Took,
     Unread,
 )
-from forebay.core.spec import JobView
+from forebay.core.spec import BY_CLIENT, JobView
 from forebay.errors import BadRequest, ForebayError, QuotaExceeded, ResumeNotAvailable, SlowClient
 
 __all__ = ["TABLE", "Phase", "Rules", "Session", "Sessions"]
@@ -240,11 +240,30 @@ class Session:
     def _found(self, event: Found, now: float) -> Effects:
         view = event.view
         self.phase = Phase.OPENING
-        if view is None or (_is_over(view) and view.spec.params != self._params):
-            return [Submit(self._params)]
-        if view.spec.params != self._params:
-            return self._fail(BadRequest(f"session {self.name!r} is live with other parameters"))
+        other = view is not None and view.spec.params != self._params
+        if view is None or (other and _is_over(view) and not self._after):
+            # Who has had events of a session that is not known any more must not take
+            # another one for it.
+            return self._fail(self._unknown()) if self._after else [Submit(self._params)]
+        if other:
+            return self._fail(self._others(view))
         return [Attach(view.spec.id)]
+
+    def _unknown(self) -> ForebayError:
+        return ResumeNotAvailable(
+            f"no session {self.name!r} is known here: it ended more than its window ago, or with "
+            "the process that held it. Begin a new one",
+            reason="unknown",
+        )
+
+    def _others(self, view: JobView) -> ForebayError:
+        names = sorted({*view.spec.params, *self._params})
+        names = [n for n in names if view.spec.params.get(n) != self._params.get(n)]
+        return BadRequest(
+            f"session {self.name!r} has other parameters: {', '.join(names)[:200]}. "
+            "Send those it was begun with, or take another id",
+            parameters=names[:10],
+        )
 
     def _attached(self, event: Attached, now: float) -> Effects:
         view = event.view
@@ -256,11 +275,12 @@ class Session:
         self._ended_input = view.input_ended
         self._job_over = _is_over(view)
         unheard = self._job_over and self._rules.silence_s == 0 and view.delivered < view.head
+        unheard = unheard and not (view.state == "cancelled" and view.message == BY_CLIENT)
         told, self._told = self._told, True
         effects: Effects = []
         if not told:
             effects.append(Answer(Started(fresh, view.units, self._seen, over=self._job_over)))
-        if fresh:
+        if fresh and not self._after:
             self.phase = Phase.STREAMING
             effects.append(Deliver(From.START))
         elif self._after is not None:
@@ -360,12 +380,7 @@ class Session:
             return [Append(event.sounds, event.seq, self.units + event.units, tell=True)]
         known = self.units - event.at
         if known < 0:
-            return self._mistake(
-                BadRequest(
-                    f"audio begins at sample {event.at}, {self.units} samples are stored",
-                    stored=self.units,
-                )
-            )
+            return self._hole("begins", event.at)
         if known >= event.units:
             return [Answer(Took(self.units))]
         total = event.at + event.units
@@ -375,7 +390,16 @@ class Session:
         self.units = event.units
         return [Answer(Took(self.seq))] if event.tell and self._rules.acknowledges else []
 
+    def _hole(self, word: str, at: int) -> Effects:
+        return self._mistake(
+            BadRequest(
+                f"audio {word} at sample {at}, {self.units} samples are stored", stored=self.units
+            )
+        )
+
     def _end(self, event: EndInput, now: float) -> Effects:
+        if event.at is not None and event.at > self.units:
+            return self._hole("ends", event.at)
         self.phase = Phase.FLUSHING
         self._ended_input = True
         pos = None if self._rules.acknowledges else event.seq

@@ -16,6 +16,7 @@ from forebay.core.events import Consumed, InputItem, Tile
 from forebay.core.kinds import Kind
 
 __all__ = [
+    "BY_CLIENT",
     "COUNT",
     "Deadlines",
     "JobSpec",
@@ -113,6 +114,10 @@ class QueuePlace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     low_s: float | None = None
     high_s: float | None = None
     each_s: float | None = None
+
+
+BY_CLIENT = "its client cancelled it"
+"""The message of a job that ended so: nobody need be told."""
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

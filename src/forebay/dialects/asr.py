@@ -206,7 +206,8 @@ class AsrDialect:
             case "cancel":
                 return state, (Cancel(session=session, seq=said.chunk_index),)
         word = f"Unknown action: {said.action[:MAX_ECHO]}"
-        raise _malformed("expected start, chunk, finish or cancel", word)
+        given = "action is" + (" another word" if said.action else " missing or empty")
+        raise _malformed(f"{given}, expected start, chunk, finish or cancel", word)
 
     def _open(self, said: Said) -> Open:
         params = asr_params(said.user_id or "", said.language)
@@ -313,7 +314,7 @@ def _parse(frame: str) -> Said:
     except (msgspec.MsgspecError, UnicodeError) as error:
         text = str(error)
         if "base64" not in text:
-            raise _malformed("the message is not JSON of the documented shape") from None
+            raise _malformed(f"not a message of the documented shape: {text[:200]}") from None
     said = _loose.decode(frame)
     raise _malformed(
         "audio_data is not base64",

@@ -135,7 +135,8 @@ class GoingAway(msgspec.Struct, tag_field="type", tag="going_away", frozen=True)
 
 
 class EndedAnswer(msgspec.Struct, tag_field="type", tag="ended", frozen=True, omit_defaults=True):
-    """``event`` is None where the session was cancelled over this very connection."""
+    """``event`` is None where the session was cancelled over this very connection.
+    ``message``: why it was cancelled, where its client did not ask for it just now."""
 
     event: int | None
     state: Literal["completed", "cancelled"]
@@ -143,6 +144,7 @@ class EndedAnswer(msgspec.Struct, tag_field="type", tag="ended", frozen=True, om
     text_from: int = 0
     audio_s: float = 0.0
     language: str = ""
+    message: str = ""
 
 
 class Error(msgspec.Struct, tag_field="type", tag="error", frozen=True, omit_defaults=True):
@@ -208,7 +210,7 @@ class ListenDialect:
             case FromSample():
                 return replace(state, at=message.sample), ()
             case EndMessage():
-                return state, (EndInput(session=state.session, seq=state.at),)
+                return state, (EndInput(session=state.session, seq=state.at, at=state.at),)
             case _:
                 return state, (Cancel(session=state.session, seq=state.at),)
 
@@ -284,7 +286,9 @@ class ListenDialect:
                     )
                 )
             case "cancelled":
-                return _text(EndedAnswer(event=event.offset, state="cancelled"))
+                return _text(
+                    EndedAnswer(event=event.offset, state="cancelled", message=event.message)
+                )
             case _:
                 return _error(error_of(event))
 

@@ -15,7 +15,7 @@ import structlog
 from forebay.broker import Attachment, GatewayPush
 from forebay.core.events import OutputEvent, Prompt, TextDelta, ToolCalls, Usage
 from forebay.core.kinds import Kind
-from forebay.core.spec import JobSpec, JobView, PipeSpec
+from forebay.core.spec import BY_CLIENT, JobSpec, JobView, PipeSpec
 from forebay.core.turn import Ask, Back, NotStarted, Started, StartTurn, TurnEvent
 from forebay.dialects.chat import VoiceChat
 from forebay.errors import BadRequest, ForebayError, ResumeNotAvailable
@@ -237,7 +237,7 @@ class Answer:
 
     async def _stop(self, attachment: Attachment) -> None:
         try:
-            await self._ctx.broker.cancel(attachment.job, reason="client")
+            await self._ctx.broker.cancel(attachment.job, reason=BY_CLIENT)
         except ForebayError as error:
             log.debug("chat.not_stopped", job=attachment.job, code=error.code)
         await self._detach(attachment)

@@ -141,7 +141,7 @@ async def _start(
         id=task.job,
         kind=Kind.RECOGNITION,
         pool=ctx.pool(Kind.RECOGNITION),
-        params={"language": task.language, **await _allowance(scope, ctx)},
+        params={"language": task.language, "file": True, **await _allowance(scope, ctx)},
         tenant=task.tenant,
         dialect=DIALECT,
         name=task.id,

@@ -64,7 +64,7 @@ from forebay.core.intents import (
 from forebay.core.kinds import Kind
 from forebay.core.lease import SECOND_LOOK_S
 from forebay.core.session import Phase, Session
-from forebay.core.spec import JobView, QueuePlace
+from forebay.core.spec import BY_CLIENT, JobView, QueuePlace
 from forebay.dialects import About, Frame, Leave, SessionDialect, error_of
 from forebay.errors import (
     BadRequest,
@@ -477,7 +477,7 @@ class Hold:
     async def _cancel(self, effect: CancelJob) -> Fact:
         if self._view is not None:
             try:
-                await self._ctx.broker.cancel(self._view.spec.id, reason="client")
+                await self._ctx.broker.cancel(self._view.spec.id, reason=BY_CLIENT)
             except NotFound:
                 return Cancelled()
         return Cancelled()

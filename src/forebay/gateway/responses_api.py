@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 from forebay.core.events import OutputEvent
 from forebay.core.kinds import Kind
-from forebay.core.spec import JobView
+from forebay.core.spec import BY_CLIENT, JobView
 from forebay.dialects import openai_responses
 from forebay.dialects.openai_common import Call
 from forebay.dialects.openai_responses import Encoder, Response
@@ -128,7 +128,7 @@ async def cancel(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     """``POST /v1/responses/{id}/cancel``. One that is over stays as it ended."""
     try:
         view = await _found(scope, ctx)
-        view = await ctx.broker.cancel(view.spec.id, reason="client")
+        view = await ctx.broker.cancel(view.spec.id, reason=BY_CLIENT)
         await reply_json(send, (await _read(ctx, view)).object())
     except ForebayError as error:
         await refuse(send, error, request_id(scope))
@@ -138,7 +138,7 @@ async def delete(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
     """``DELETE /v1/responses/{id}``: stops it if it runs; no gateway knows it any more."""
     try:
         view = await _found(scope, ctx)
-        await ctx.broker.cancel(view.spec.id, reason="client")
+        await ctx.broker.cancel(view.spec.id, reason=BY_CLIENT)
         await ctx.broker.forget(view.spec.id)
         response = _of(view)
         await reply_json(send, {"id": response.id, "object": "response", "deleted": True})

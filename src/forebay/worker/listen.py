@@ -123,13 +123,18 @@ class Ear:
         limit_s = lease.spec.params.get("max_audio_s")
         self._limit = None if limit_s is None else round(float(limit_s) * RATE)
         self._partials = lease.spec.params.get("partials") is not False
+        # Of a session, a chunk that is no sound is told and passed over; a job that is one
+        # file comes to nothing without it.
+        self._one_file = lease.spec.params.get("file") is True
+        self._bad: dict[int, BadAudio] = {}  # by input offset, until told
         self._partial = ""
         self._language = ""
 
     # ------------------------------------------------------------------ the cutter
 
     def feed(self, items: Sequence[InputItem], now: float) -> None:
-        """Raises `BadAudio` for what cannot be samples, `ProtocolError` for other items."""
+        """Raises `BadAudio` where a job's only file is none, or a file is cut off between its
+        parts, `ProtocolError` for other items."""
         self._fed_s = now
         for item in items:
             if not isinstance(item, _HEARD):
@@ -157,7 +162,10 @@ class Ear:
             self._ended = True
             return _Piece(item, self._tail())
         if item.form == "pcm16":
-            return _Piece(item, self._plain(item))
+            try:
+                return _Piece(item, self._plain(item))
+            except BadAudio as error:
+                return _Piece(item, self._passed_over(item, error))
         if item.more or self._parts:
             self._parts.append(item.data)
             size = sum(map(len, self._parts))
@@ -182,6 +190,14 @@ class Ear:
                 self._resampler = (item.rate, Resampler(item.rate, RATE))
             frames = self._resampler[1].feed(frames)
         return np.concatenate([before, frames]) if len(before) else frames
+
+    def _passed_over(self, item: Sound, error: BadAudio) -> Frames:
+        """``item`` is told of by name once its turn comes, and counts as silence of no length.
+        Raises ``error`` where there is nothing else to hear."""
+        if self._one_file:
+            raise error
+        self._bad[item.offset] = error
+        return _NOTHING
 
     def _tail(self) -> Frames:
         """What a change of rate still holds back."""
@@ -325,14 +341,13 @@ class Ear:
 
     async def _decode(self, span: Span) -> Span:
         assert span.file is not None
-        if self._decoder is None:
-            source = self._source(span.file)
-            self._quick = is_quick(source)
-            self._decoder = await self._call(open_sound, source)
         room = self._room
         frames = _NOTHING
         while room > 0 and not len(frames):
-            block = await self._call(self._decoder.read, room)
+            try:
+                block = await self._block(span.file, room)
+            except BadAudio as error:
+                block = self._passed_over(span.file, error)
             if not len(block):
                 return self._file_ended(span.file)
             skip = min(max(0, self._fine - self._next), len(block))
@@ -341,6 +356,13 @@ class Ear:
         self._given += len(frames)
         self._check_length()
         return Span((), 0, frames=frames, flush=self._room <= 0, file=span.file)
+
+    async def _block(self, file: Sound, samples: int) -> Frames:
+        if self._decoder is None:
+            source = self._source(file)
+            self._quick = is_quick(source)
+            self._decoder = await self._call(open_sound, source)
+        return await self._call(self._decoder.read, samples)
 
     def _check_length(self) -> None:
         if self._limit is not None and self._given > self._limit:
@@ -406,7 +428,7 @@ class Ear:
     def heard(self, span: Span, events: Sequence[OutputEvent]) -> list[OutputEvent]:
         """`event` for each of ``events``, then `finish`."""
         if not events:
-            return cast("list[OutputEvent]", self.finish(span))
+            return self.finish(span)
         found: list[OutputEvent] = []
         for event in events:
             out = event if isinstance(event, Notice) else self.event(event)
@@ -415,17 +437,21 @@ class Ear:
         found.extend(self.finish(span))
         return found
 
-    def finish(self, span: Span) -> list[Heard]:
+    def finish(self, span: Span) -> list[OutputEvent]:
         """The engine has taken the span: one event for each chunk that ends in it."""
-        found: list[Heard] = []
+        found: list[OutputEvent] = []
         if self._flushing:
             self._flushed = self._given
             if not self._final_seen:
                 self._fine = self._given
         for index, (item, end) in enumerate(span.ends):
+            bad = self._bad.pop(item.offset, None)
             if item.offset <= self._told_heard:
                 continue
             self._heard = item.offset
+            if bad is not None:
+                found.append(Notice(code=bad.code, message=bad.message, details={"seq": item.seq}))
+                continue
             if isinstance(item, End) or item.more:
                 continue
             self._chunks += 1

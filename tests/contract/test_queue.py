@@ -79,6 +79,22 @@ async def test_the_queue_limit_refuses_with_the_time_to_wait(make_home: MakeHome
     assert [view.spec.id for view in await home.broker.jobs()] == ["c", "b", "a"]
 
 
+async def test_time_without_work_makes_nobody_come_back_later(make_home: MakeHome) -> None:
+    home = await make_home(Settings(limits=JobLimits(queue=2)))
+    worker = await home.worker("w1", sessions=1)
+    await submit(home, "a")
+    await home.advance(5)
+    worker.end("a")
+    await home.advance(100)
+    idle = home.broker.place_for(SPEECH, "local", 1.0)
+    assert (idle.eta_s, idle.each_s) == (0.0, pytest.approx(5, abs=0.1))
+    for name in "bcd":
+        await submit(home, name)
+    with pytest.raises(QueueFull) as refused:
+        await submit(home, "e")
+    assert refused.value.retry_after_s == pytest.approx(5, abs=0.1)
+
+
 async def test_a_tenants_quota_stops_that_tenant_only(make_home: MakeHome) -> None:
     home = await make_home(Settings(limits=JobLimits(tenant_jobs=2)))
     worker = await home.worker("w1", sessions=9)

@@ -17,6 +17,9 @@ from forebay.core.admission import (
     JobLimits,
     Load,
     Service,
+    at_once,
+    busy_rate,
+    corrected,
     forecast,
     refuse_job,
     retry_after_s,
@@ -189,6 +192,51 @@ def test_retry_after_follows_the_drain_rate_and_is_spread_out() -> None:
     assert retry_after_s(1000, 0.5, 0.0) == 40.0
     assert retry_after_s(1000, 0.5, 1.0) == 60.0
     assert retry_after_s(1, None, 0.0) == 5.0
+
+
+def test_idle_time_does_not_make_a_pool_slower() -> None:
+    place = QueuePlace(position=4, eta_s=4.0, each_s=1.0)
+    assert busy_rate(0.066, place) == busy_rate(None, place) == 1.0
+    assert busy_rate(2.0, place) == 2.0  # it does better than its mean
+    unknown = QueuePlace(position=4)
+    assert (busy_rate(0.5, unknown), busy_rate(None, unknown)) == (0.5, None)
+    assert busy_rate(None, QueuePlace(position=4, eta_s=0.0, each_s=0.0)) is None
+    for facts in ({"queued": 12}, {"tenant_jobs": 3}):
+        some = JobFacts(workers=1, drain_rate=0.066, place=place, **facts)
+        error = refuse_job(some, LIMITS, jitter=0.0)
+        assert error is not None and error.retry_after_s is not None
+        assert error.retry_after_s <= 3.0
+
+
+def test_a_place_at_a_free_credit_begins_now_and_says_how_fast_places_come_free() -> None:
+    place = QueuePlace(position=1, eta_s=3.0, low_s=2.0, high_s=4.0, each_s=3.0)
+    now = QueuePlace(position=1, eta_s=0.0, low_s=0.0, high_s=0.0, each_s=3.0)
+    assert at_once(place) == now
+
+
+PLACE = QueuePlace(position=2, eta_s=12.0, low_s=10.0, high_s=14.0, each_s=6.0)
+
+
+def told(place: QueuePlace = PLACE, age_s: float = 0.0, late_s: float = -12.0, by: int = 0) -> Any:
+    found = corrected(place, age_s=age_s, late_s=late_s, advanced=by)
+    return found.eta_s, found.low_s, found.high_s
+
+
+def test_a_forecast_counts_down_but_not_below_one_place_after_the_other() -> None:
+    assert corrected(PLACE, age_s=0.0, late_s=-12.0, advanced=0) is PLACE
+    together = QueuePlace(position=2, eta_s=20.0, low_s=18.0, high_s=22.0, each_s=6.0)
+    assert told(together, age_s=5.0, late_s=-15.0) == (15.0, 13.0, 17.0)
+    assert told(together, age_s=15.0, late_s=-5.0) == (12.0, 10.0, 14.0)
+    unknown = QueuePlace(position=2)
+    assert corrected(unknown, age_s=9.0, late_s=9.0, advanced=0) is unknown
+    assert told(QueuePlace(position=2, eta_s=5.0), age_s=9.0, late_s=-1.0) == (0.0, 0.0, 0.0)
+
+
+def test_a_late_wait_is_expected_to_last_as_long_again() -> None:
+    assert told(age_s=15.0, late_s=3.0) == (12.0, 10.0, 14.0)  # the mean still says more
+    assert told(age_s=42.0, late_s=30.0) == (60.0, 0.0, 120.0)  # two places, none came free
+    assert told(age_s=1.0, late_s=30.0, by=9) == (12.0, 10.0, 14.0)  # ten did: slow, not stuck
+    assert told(QueuePlace(position=1, eta_s=5.0), late_s=7.0) == (7.0, 0.0, 14.0)
 
 
 def test_a_place_that_was_promised_is_kept_for_its_start() -> None:

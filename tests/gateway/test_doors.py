@@ -15,6 +15,7 @@ from forebay.core.kinds import KINDS, Kind
 from forebay.core.spec import QueuePlace
 from forebay.errors import QueueFull
 from forebay.gateway.doors import Doors
+from forebay.gateway.job_gate import ask_gate
 
 
 @dataclass
@@ -28,6 +29,8 @@ class Queue(Pools):
         place = self.views[0].queued + 1
         if self.eta_s is None:
             return QueuePlace(position=place)
+        if place == 1 and self.views[0].free_credits:
+            return QueuePlace(position=1, eta_s=0.0, each_s=self.eta_s)
         return QueuePlace(position=place, eta_s=place * self.eta_s, each_s=self.eta_s)
 
     async def find(self, tenant: str, dialect: str, name: str) -> Any:
@@ -85,6 +88,33 @@ async def test_nobody_is_let_in_to_wait_past_the_queue_deadline() -> None:
     assert (await call(app, "/tts", method="WEBSOCKET")).status == 101
     broker.views = queue(fits)
     assert (await call(app, "/tts", method="WEBSOCKET")).status == 503
+
+
+async def test_who_is_refused_after_an_idle_time_is_told_what_the_pool_can_do() -> None:
+    broker = Queue(queue(10, drain_rate=0.05, free_credits=0))
+    broker.eta_s = 1.5
+    doors = Doors(context(pools=broker, queue_limit=10), jitter=lambda: 0.0)
+    assert await retry_after(doors, 1) == 1.5
+    assert await retry_after(doors, 2) == 3.0, "later for each"
+    broker.views = queue(0)  # nobody waits yet, all the places are promised
+    for number in range(10, 20):
+        await doors.enter(scope(number), Kind.SPEECH, "tts")
+    assert await retry_after(doors, 3) == 4.5
+
+
+async def test_a_post_is_refused_with_the_time_that_the_pool_can_do() -> None:
+    broker = Queue(queue(12, drain_rate=0.05, free_credits=0))
+    broker.eta_s = 1.5
+    with pytest.raises(QueueFull) as refused:
+        ask_gate(context(pools=broker, queue_limit=10), Kind.SPEECH)
+    assert refused.value.retry_after_s is not None
+    assert 4.5 <= refused.value.retry_after_s <= 6.75
+
+
+async def retry_after(doors: Doors, number: int) -> float | None:
+    with pytest.raises(QueueFull) as refused:
+        await doors.enter(scope(number), Kind.SPEECH, "tts")
+    return refused.value.retry_after_s
 
 
 async def test_a_session_that_comes_back_by_name_passes() -> None:

@@ -9,7 +9,7 @@ import msgspec
 from forebay.broker import InputAck, InputPush
 from forebay.broker.local_core import Core
 from forebay.broker.local_state import Entry, PipeRecord, Pool
-from forebay.core.admission import JobFacts, refuse_job
+from forebay.core.admission import JobFacts, at_once, refuse_job
 from forebay.core.events import End, InputItem, size_of
 from forebay.core.job import Job, Phase
 from forebay.core.kinds import Row
@@ -106,7 +106,7 @@ class Intake:
     def place_for(self, pool: Pool, tenant: str, priority: int = 0) -> QueuePlace:
         """Where a job that came now would stand."""
         if not pool.queue and pool.free > 0:
-            return QueuePlace(position=1, eta_s=0.0, low_s=0.0, high_s=0.0)
+            return at_once(pool.place(1))
         rank = pool.queue.rank_of_new(tenant=tenant, priority=priority)
         return pool.place(rank + 1)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from forebay.broker.redis_wire import PoolState, ShardState, WorkerState, info_of, stages_of
+from forebay.core.admission import at_once
 from forebay.core.fairness import head_start_s
 from forebay.core.kinds import Kind
 from forebay.core.spec import PoolView, QueuePlace, WorkerView, counts_of
@@ -48,7 +49,7 @@ class Picture:
         if state is None:
             raise ModelNotFound(f"no pool is called {pool!r}", pools=self.names())
         if not state.queued and state.free > 0:
-            return QueuePlace(position=1, eta_s=0.0, low_s=0.0, high_s=0.0)
+            return at_once(state.stats.place(1))
         tags = dict(zip(state.fair[::2], state.fair[1::2], strict=True))
         score = max(state.virtual_s, tags.get(tenant, 0.0)) - head_start_s(priority)
         before = bisect_left(state.scores, score)

@@ -7,13 +7,16 @@ refuse at a prompt ``start`` what the first let in. Between `BUSY_BAND` and the 
 handshakes are still let in, and queue: a refused handshake is fatal to most client libraries.
 
 Forecasts come from what was measured: how long a credit is held (`Service`), how many there
-are, and how fast they come back. Nothing here knows a clock or draws random numbers.
+are, and how fast they come back. One that did not come true is `corrected`. Nothing here knows
+a clock or draws random numbers.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+
+import msgspec
 
 from forebay.core.spec import QueuePlace
 from forebay.errors import (
@@ -39,6 +42,9 @@ __all__ = [
     "JobLimits",
     "Load",
     "Service",
+    "at_once",
+    "busy_rate",
+    "corrected",
     "forecast",
     "refuse_job",
     "retry_after_s",
@@ -132,8 +138,8 @@ def forecast(
     have sound to catch up with, it is the second that counts. Nor, where every place is taken,
     does any come free before the ``running`` jobs can be through that began when the pool was
     last idle, ``busy_s`` ago: who begins together shares the slots, and ends together, the less
-    so the more jobs differ. ETA is None until something has been measured or while nobody
-    serves.
+    so the more jobs differ. ETA is None while nobody serves, and until something has been
+    measured or is declared by the engine (the ``work`` that its real-time factor makes likely).
     """
     if credits < 1:
         return QueuePlace(position=position)
@@ -159,8 +165,51 @@ def forecast(
     )
 
 
+def at_once(place: QueuePlace) -> QueuePlace:
+    """``place`` where a credit is free and nobody waits. How fast places come free stays
+    known: the connection gate may have to refuse although nobody has begun to wait."""
+    return msgspec.structs.replace(place, eta_s=0.0, low_s=0.0, high_s=0.0)
+
+
+def corrected(place: QueuePlace, *, age_s: float, late_s: float, advanced: int) -> QueuePlace:
+    """``place`` as it is to be told ``age_s`` after it was forecast, in a wait that should have
+    ended ``late_s`` ago and has come forward by ``advanced`` places since that was said.
+
+    A forecast counts down, but not below what one place after the other takes: that those who
+    run have run for long does not mean that they end soon. A wait that is late says more: the
+    pool is slower than its mean, or one job has it for very long. How long is not known from
+    any mean, and what has lasted so long lasts about as long again; so each place is expected
+    to take as long as the wait is late for each place it has come forward. It may as well end
+    at any moment, or after twice that time.
+    """
+    if place.eta_s is None:
+        return place
+    late = late_s * place.position / (1 + advanced)
+    soonest = place.position * (place.each_s or 0.0)
+    eta = max(0.0, place.eta_s - age_s, soonest, late)
+    if eta == place.eta_s:
+        return place
+    spread = 0.0 if place.high_s is None else place.high_s - place.eta_s
+    if eta == late:
+        spread = max(spread, eta)
+    return msgspec.structs.replace(
+        place, eta_s=eta, low_s=max(0.0, eta - spread), high_s=eta + spread
+    )
+
+
+def busy_rate(measured: float | None, place: QueuePlace) -> float | None:
+    """How many places a second come free while all have work; None while nothing is known.
+
+    ``measured``: how many did lately (`Drain`), which says too little after an idle time.
+    ``place``: any forecast of the pool; it says what the slots can do.
+    """
+    can = 1 / place.each_s if place.each_s else 0.0
+    return max(measured or 0.0, can) or None
+
+
 def retry_after_s(excess: int, drain_rate: float | None, jitter: float) -> float:
     """When to come back: after ``excess`` jobs have left, spread out by ``jitter`` (0..1).
+    ``drain_rate``: of a pool that has work, `busy_rate`.
 
     Between 1 and 60 s. Without a known rate, 5 s. Jitter adds up to half, so that those who
     were refused together do not come back together.
@@ -188,7 +237,7 @@ class JobFacts:
     """What the job gate looks at. ``workers``: serving now or loading. ``will_wait``: the
     job has input, so it competes at once. ``free``: credits nobody holds. ``place``: where it
     would stand. ``queue_s``: its queue deadline. ``store_used``: share of the store's cap.
-    ``promised``: the connection gate kept it a place, so the queue refuses it no more."""
+    ``drain_rate``: as measured; ``place`` says what the pool can do. ``promised``: the connection gate kept it a place, so the queue refuses it no more."""
 
     draining: bool = False
     workers: int = 0
@@ -203,6 +252,10 @@ class JobFacts:
     drain_rate: float | None = None
     promised: bool = False
 
+    @property
+    def busy_rate(self) -> float | None:
+        return busy_rate(self.drain_rate, self.place)
+
 
 def refuse_job(facts: JobFacts, limits: JobLimits, *, jitter: float) -> Refused | None:
     """The job gate: the error to answer with, or None to let the job in."""
@@ -211,7 +264,7 @@ def refuse_job(facts: JobFacts, limits: JobLimits, *, jitter: float) -> Refused 
     if facts.store_used >= 1:
         return StoreFull(
             f"the store is at {facts.store_used:.0%} of its limit",
-            retry_after_s=retry_after_s(1, facts.drain_rate, jitter),
+            retry_after_s=retry_after_s(1, facts.busy_rate, jitter),
         )
     if facts.workers < 1:
         return NoWorkers("no worker serves this pool", retry_after_s=5 + 5 * jitter)
@@ -222,12 +275,12 @@ def _refuse_crowd(facts: JobFacts, limits: JobLimits, jitter: float) -> Refused 
     if limits.tenant_jobs is not None and facts.tenant_jobs >= limits.tenant_jobs:
         return QuotaExceeded(
             f"this tenant has {facts.tenant_jobs} jobs, the limit is {limits.tenant_jobs}",
-            retry_after_s=retry_after_s(1, facts.drain_rate, jitter),
+            retry_after_s=retry_after_s(1, facts.busy_rate, jitter),
         )
     if facts.live_jobs >= limits.jobs:
         return StoreFull(
             f"there are {facts.live_jobs} jobs, the limit is {limits.jobs}",
-            retry_after_s=retry_after_s(1, facts.drain_rate, jitter),
+            retry_after_s=retry_after_s(1, facts.busy_rate, jitter),
         )
     return None
 
@@ -238,7 +291,7 @@ def _refuse_wait(facts: JobFacts, limits: JobLimits, jitter: float) -> Refused |
     if facts.queued >= limits.queue:
         return QueueFull(
             f"{facts.queued} jobs wait, the limit is {limits.queue}",
-            retry_after_s=retry_after_s(facts.queued - limits.queue + 1, facts.drain_rate, jitter),
+            retry_after_s=retry_after_s(facts.queued - limits.queue + 1, facts.busy_rate, jitter),
         )
     eta = facts.place.eta_s
     if facts.will_wait and eta is not None and facts.queue_s is not None and eta > facts.queue_s:
@@ -269,7 +322,7 @@ class Load:
     """What the connection gate looks at, for the pool that a path leads to.
 
     ``named``: the handshake names a live session. ``detached``: sessions of that path whose
-    clients are away and may come back under no name.
+    clients are away and may come back under no name. ``drain_rate``: `busy_rate`.
     """
 
     draining: bool = False

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
-from forebay.core.admission import RESERVE_S, Connections, Gate, Load
+from forebay.core.admission import RESERVE_S, Connections, Gate, Load, busy_rate
 from forebay.core.kinds import Cut, Kind
-from forebay.core.spec import PoolView
+from forebay.core.spec import PoolView, QueuePlace
 from forebay.gateway.access import header
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.responses import Receive, Scope
@@ -94,25 +94,24 @@ class Doors:
     def _load(self, kind: Kind, named: bool) -> Load:
         pools = [pool for pool in self._ctx.broker.pools() if pool.kind == kind]
         first = pools[0] if pools else PoolView(name=f"{kind}/", kind=kind)
-        limit = self._ctx.queue_limit
+        place = QueuePlace(position=1)
         if pools:
-            limit = min(limit, self._fits(first, kind))
+            place = self._ctx.broker.place_for(first.name, "", 1.0)
         return Load(
             store_down=not self._ctx.store_up(),
             workers=sum(pool.ready for pool in pools),
             open_total=self._open[kind],
             queued=first.queued,
-            queue_limit=limit,
+            queue_limit=min(self._ctx.queue_limit, self._fits(place, kind)),
             named=named,
             detached=sum(pool.detached for pool in pools),
-            drain_rate=first.drain_rate,
+            drain_rate=busy_rate(first.drain_rate, place),
         )
 
-    def _fits(self, pool: PoolView, kind: Kind) -> int:
+    def _fits(self, place: QueuePlace, kind: Kind) -> int:
         """How many may wait so that the last of them still begins before its queue deadline,
         with `MARGIN` for what turns out slower than predicted. Should the first place only come
         free late, `GRACE` on the deadline makes up for it."""
-        place = self._ctx.broker.place_for(pool.name, "", 1.0)
-        if not place.each_s:
+        if not place.each_s or not place.eta_s:  # not known, or nobody waits
             return self._ctx.queue_limit
         return int(MARGIN * self._ctx.rows[kind].queue_s / place.each_s)

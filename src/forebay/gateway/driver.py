@@ -559,6 +559,7 @@ class Hold:
     def _on_end(self, event: Ended) -> None:
         if event.state in ("failed", "expired"):
             self._ctx.metrics.error(self._dialect.word(error_of(event)))
+        self._notices.ended(event)
         self.tell(Over())
 
     def _on_sent(self, event: OutputEvent) -> None:

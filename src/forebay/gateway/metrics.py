@@ -203,13 +203,20 @@ class GatewayMetrics:
         """An HTTP request was answered. ``route``: the pattern, never the client's path."""
         _count(self.requests, (route, status), ("other", status))
 
-    def waited(self, kind: str, told_s: float, real_s: float) -> None:
-        """A client that had been told a wait of ``told_s`` waited ``real_s``. Short waits do
-        not count: nobody plans by them."""
+    def waited(self, kind: str, told_s: float, real_s: float, *, begun: bool = True) -> None:
+        """A client that had been told a wait of ``told_s`` waited ``real_s``, until its job
+        had ``begun`` or its deadline had passed. Short waits do not count: nobody plans by
+        them."""
         if max(told_s, real_s) < ETA_COUNTS_S:
             return
-        if told_s and real_s > 2 * told_s:
-            log.info("queue.longer_than_told", kind=kind, told_s=told_s, real_s=round(real_s, 1))
+        if not begun or (told_s and real_s > 2 * told_s):
+            log.info(
+                "queue.longer_than_told",
+                kind=kind,
+                told_s=round(told_s, 1),
+                real_s=round(real_s, 1),
+                begun=begun,
+            )
         histogram = self.eta_errors.get(kind)
         if histogram is None:
             histogram = self.eta_errors[kind] = Histogram(ETA_ERROR_BOUNDS)

@@ -89,7 +89,8 @@ def configure(
     ``form``: json, console, or auto (console when ``stream`` is a terminal). ``file``: written
     instead of standard error; one that cannot be opened is said there, and not used.
     ``facts`` are added to every event (``process="gateway"``). Python's own loggers (uvicorn,
-    asyncio, aiohttp) go through the same chain, so one process writes one kind of line.
+    asyncio, aiohttp) go through the same chain, so one process writes one kind of line, and are
+    heard from warnings on: what a library says below that holds what users said.
     """
     out = stream or _opened(file) or sys.stderr
     pretty = form == "console" or (form == "auto" and out.isatty())
@@ -116,6 +117,8 @@ def configure(
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(safe)
+    # A logger with a level of its own passes by the root's: it is held back here.
+    handler.setLevel(max(number, logging.INFO))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processor=renderer,
@@ -126,7 +129,8 @@ def configure(
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(max(number, logging.WARNING) if number > logging.DEBUG else number)
+    # A database driver at debug writes its statements with all that is put into them.
+    root.setLevel(max(number, logging.WARNING))
 
 
 def _lost_lines(count: int) -> str:

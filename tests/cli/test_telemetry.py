@@ -75,6 +75,29 @@ def test_other_libraries_write_the_same_lines(lines):
     assert "s3cretvalue" not in line["said"]
 
 
+def test_other_libraries_are_never_heard_at_debug():
+    stream, root = io.StringIO(), logging.getLogger()
+    before, level = root.handlers[:], root.level
+    loud = logging.getLogger("driver.of.its.own.level")
+    try:
+        telemetry.configure(level="debug", form="json", stream=stream)
+        loud.setLevel(logging.DEBUG)
+        for name in ("aiosqlite", "asyncpg", "sqlalchemy.engine", loud.name):
+            logging.getLogger(name).debug("executing INSERT ... ('what somebody said')")
+        logging.getLogger("sqlalchemy.engine").info("('what somebody said')")
+        structlog.get_logger("forebay.x").debug("job.ended", job="a")
+        logging.getLogger("aiosqlite").warning("gone")
+    finally:
+        loud.setLevel(logging.NOTSET)
+        root.handlers[:] = before
+        root.setLevel(level)
+        structlog.reset_defaults()
+        telemetry._level = logging.NOTSET
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events == ["job.ended", "library.said"]
+    assert "somebody" not in stream.getvalue()
+
+
 def test_an_exception_is_one_line(lines):
     try:
         raise ValueError("x")

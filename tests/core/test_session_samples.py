@@ -25,7 +25,7 @@ from forebay.core.intents import (
 )
 from forebay.core.kinds import Kind
 from forebay.core.session import Rules, Session
-from forebay.core.spec import BY_CLIENT, JobSpec, JobView
+from forebay.core.spec import BY_CLIENT, DELETED, JobSpec, JobView
 from forebay.errors import BadRequest, ResumeNotAvailable
 
 RULES = Rules(silence_s=0, acknowledges=True)
@@ -82,6 +82,8 @@ def test_who_has_had_events_is_given_no_session_but_that_one() -> None:
         return told[0] if told else effects[0]
 
     assert found(None, None) == found(None, 0) == Submit({"a": 1})
+    deleted = msgspec.structs.replace(view(10, "cancelled"), message=DELETED)
+    assert found(deleted, None) == Submit({"a": 1}), "its text is nobody's any more"
     lost = found(None, 3)
     assert isinstance(lost, ResumeNotAvailable) and lost.details["reason"] == "unknown"
     over = view(10, "completed")  # begun with {}
@@ -99,7 +101,7 @@ def test_a_session_of_which_nothing_is_kept_is_not_read_from_its_start() -> None
     assert Deliver(From.AFTER, 3) in session.receive(Attached(empty, 2), 0)
 
 
-@pytest.mark.parametrize(("message", "waits"), [(BY_CLIENT, False), ("deleted", True)])
+@pytest.mark.parametrize(("message", "waits"), [(BY_CLIENT, False), ("away", True)])
 def test_who_cancelled_a_session_is_not_told_so_again(message: str, waits: bool) -> None:
     session = Session("s", {}, RULES)
     session.open()

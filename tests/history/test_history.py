@@ -107,6 +107,38 @@ async def test_names_that_fit_no_column_and_texts_no_database_keeps(url: str) ->
         assert len(await history.recordings("local", "u" * 300)) == 0
 
 
+async def test_of_several_who_try_a_task_again_one_does(url: str) -> None:
+    failed = task(status="failed", error="x", completed_at=NOON)
+    async with History(url, create=True) as one, History(url) as two:
+        one.put(failed)
+        await one.flush()
+        tries = [replace(failed, job=f"{n:032x}", status="queued", error="") for n in range(6)]
+        took = await asyncio.gather(
+            *((one, two)[n % 2].swap_task(failed, new) for n, new in enumerate(tries))
+        )
+        assert sorted(took) == [False] * 5 + [True]
+        assert await two.task("local", failed.id) == tries[took.index(True)]
+        assert not await one.swap_task(replace(failed, tenant="other"), tries[0])
+
+
+async def test_the_late_end_of_a_job_that_was_tried_again_changes_nothing(url: str) -> None:
+    failed = task(status="failed")
+    again = replace(failed, job="a" * 32, status="queued")
+    async with History(url, create=True) as history:
+        history.put(failed)
+        assert await history.swap_task(failed, again)
+        history.put(replace(failed, error="late"))
+        assert await history.task("local", failed.id) == again
+        history.put(replace(again, status="done", text="x"))
+        found = await history.task("local", failed.id)
+        assert found is not None and found.text == "x"
+
+
+async def test_no_error_of_the_database_quotes_what_was_written(url: str) -> None:
+    async with History(url, create=True) as history:
+        assert history._engine.sync_engine.hide_parameters
+
+
 async def test_stats_sum_what_is_done(url: str) -> None:
     async with History(url, create=True) as history:
         assert await history.stats("local") == Stats()

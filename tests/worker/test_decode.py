@@ -127,6 +127,25 @@ def test_what_is_no_audio_is_refused_by_name(data: bytes) -> None:
         decoded(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (wav(1, 16_000, bits=0, code=3), "WAV"),
+        (b"ID3" + bytes(2000), "MP3"),
+        (b"OggS" + bytes(2000), "Ogg"),
+        (b"\x1aE\xdf\xa3" + bytes(2000), "WebM/Matroska"),
+        (b"fLaC" + bytes(2000), "FLAC"),
+        (b"\0\0\0\x20ftypM4A " + bytes(2000), "MP4/M4A"),
+        (encoded("ogg")[:60], "Ogg"),
+    ],
+)
+def test_a_broken_file_is_called_what_people_call_it(data: bytes, name: str) -> None:
+    with pytest.raises(BadAudio) as caught:
+        decoded(data)
+    said = caught.value.message
+    assert name in said and "Error" not in said and "matroska" not in said and "mov" not in said
+
+
 def test_a_video_without_sound_is_refused() -> None:
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as out:

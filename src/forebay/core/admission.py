@@ -237,7 +237,8 @@ class JobFacts:
     """What the job gate looks at. ``workers``: serving now or loading. ``will_wait``: the
     job has input, so it competes at once. ``free``: credits nobody holds. ``place``: where it
     would stand. ``queue_s``: its queue deadline. ``store_used``: share of the store's cap.
-    ``drain_rate``: as measured; ``place`` says what the pool can do. ``promised``: the connection gate kept it a place, so the queue refuses it no more."""
+    ``drain_rate``: as measured; ``place`` says what the pool can do. ``promised``: the connection
+    gate kept it a place, so the queue refuses it no more."""
 
     draining: bool = False
     workers: int = 0

@@ -16,7 +16,7 @@ service times. Arrivals are taken as random, which for paced streams is on the s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = [
     "Lag",
@@ -91,15 +91,20 @@ def queue_wait(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """What serves: ``workers`` of ``slots`` each, with the real-time factor they measure."""
+    """What serves: ``workers`` of ``slots`` each, with the real-time factor they measure.
+    ``each``: streams that one of them admits, where that is known (the mean of several);
+    otherwise it follows from the RTF."""
 
     rtf: float
     workers: int = 1
     slots: int = 1
     share: float = HELD_SHARE
+    each: float | None = None
 
     @property
     def held(self) -> int:
+        if self.each is not None:
+            return math.floor(self.workers * self.each + 1e-9)
         return self.workers * held_streams(self.slots, self.rtf, self.share)
 
 
@@ -176,7 +181,7 @@ def spare_streams(
 
 
 def _with(pool: Pool, workers: int) -> Pool:
-    return Pool(rtf=pool.rtf, workers=workers, slots=pool.slots, share=pool.share)
+    return replace(pool, workers=workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,8 +216,10 @@ def plan(
     max_wait_s: float = 1.0,
     utilisation: float = 0.8,
     step_s: float = STEP_S,
+    each: float | None = None,
 ) -> Plan:
     """What ``streams`` live streams at this RTF need; with ``workers``, how those would fare.
+    ``each``: as in `Pool`.
 
     All of them speak at once. Raises ValueError for numbers that make no sense."""
     if streams < 1 or rtf <= 0 or slots < 1 or not 0 < utilisation <= 1 or max_wait_s < 0:
@@ -221,9 +228,9 @@ def plan(
             f"max wait {max_wait_s:g} s: expected at least 1, over 0, at least 1, up to 1, >= 0"
         )
     needed = needed_workers(
-        streams, Pool(rtf=rtf, slots=slots), max_wait_s=max_wait_s, step_s=step_s
+        streams, Pool(rtf=rtf, slots=slots, each=each), max_wait_s=max_wait_s, step_s=step_s
     )
-    pool = Pool(rtf=rtf, workers=workers or needed, slots=slots)
+    pool = Pool(rtf=rtf, workers=workers or needed, slots=slots, each=each)
     held = min(streams, pool.held)
     seen = lag(held, pool, step_s)
     full = simple_workers(streams, rtf, 1.0, slots)

@@ -240,6 +240,7 @@ class Session:
     def _found(self, event: Found, now: float) -> Effects:
         view = event.view
         self.phase = Phase.OPENING
+        view = None if view is not None and view.deleted else view
         other = view is not None and view.spec.params != self._params
         if view is None or (other and _is_over(view) and not self._after):
             # Who has had events of a session that is not known any more must not take

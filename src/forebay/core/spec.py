@@ -18,6 +18,7 @@ from forebay.core.kinds import Kind
 __all__ = [
     "BY_CLIENT",
     "COUNT",
+    "DELETED",
     "Deadlines",
     "JobSpec",
     "JobState",
@@ -105,7 +106,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class QueuePlace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a waiting job stands. ``position`` is its rank, 1 = next.
 
-    ``eta_s`` is None until a service time has been measured; ``low_s``, ``high_s`` bound it.
+    ``eta_s`` is None until a service time is known; ``low_s``, ``high_s`` bound it.
     ``each_s``: from one place to the next.
     """
 
@@ -118,6 +119,9 @@ class QueuePlace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 BY_CLIENT = "its client cancelled it"
 """The message of a job that ended so: nobody need be told."""
+DELETED = "deleted"
+"""The message of a job that was cancelled because its owner deleted it. Every gateway sees it
+with the job, and shows and writes nothing of it any more."""
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -144,6 +148,10 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_s: float | None = None
     ended_s: float | None = None
     model_s: float = 0.0  # model time used so far
+
+    @property
+    def deleted(self) -> bool:
+        return self.state == "cancelled" and self.message == DELETED
 
 
 class LoadStage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

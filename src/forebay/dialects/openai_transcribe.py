@@ -8,6 +8,7 @@ the header ``x-forebay-ignored``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from forebay.core.kinds import Kind
 from forebay.core.sniff import is_file
 from forebay.dialects import error_of
 from forebay.dialects.openai_common import Call, error_object, sse
-from forebay.errors import BadAudio, BadRequest, TooLarge, by_code
+from forebay.errors import BadAudio, BadRequest, TooLarge
 
 __all__ = ["FORMS", "FILE_RUN_S", "MEDIA_TYPES", "Request", "Whole", "encode_event", "parse"]
 
@@ -37,6 +38,10 @@ EVENT_RATE = 16_000
 ASSUMED_BYTES_S = 16_000
 """Of audio in a compressed container, for its cost; a WAV's own are 32000."""
 WHOLE_CHARS = 4_000_000
+LANGUAGE_CHARS = 35
+SHOWN_CHARS = 40
+"""So much of a value that is refused is said back."""
+GRANULARITIES = ("word", "segment")
 
 _IGNORED = ("prompt", "temperature", "include", "include[]", "chunking_strategy")
 
@@ -58,7 +63,7 @@ def parse(fields: Mapping[str, Sequence[str]], data: bytes | None) -> Call:
     if data is None:
         raise BadRequest("file is missing, expected a form part with a file name", param="file")
     if not data:
-        raise BadAudio("file is empty", param="file")
+        raise BadAudio("file has 0 bytes, expected a recording", param="file")
     if not is_file(data):
         raise BadAudio(
             "file is no wav, webm, ogg, mp3, m4a or flac by its first bytes", param="file"
@@ -66,15 +71,22 @@ def parse(fields: Mapping[str, Sequence[str]], data: bytes | None) -> Call:
     form = _one(fields, "response_format", "json")
     if form not in FORMS:
         raise BadRequest(
-            f"response_format is not offered, expected one of {', '.join(FORMS)}",
+            f"response_format is {_short(form)}, expected one of {', '.join(FORMS)}",
             param="response_format",
         )
     stream = _flag(_one(fields, "stream", "false"))
     if stream and form not in ("json", "text"):
-        raise BadRequest("a streamed answer is json or text", param="response_format")
+        raise BadRequest(
+            f"response_format is {form}, expected json or text where stream is true",
+            param="response_format",
+        )
     language = _one(fields, "language", "")
-    if len(language) > 35:
-        raise BadRequest("language has over 35 characters", param="language")
+    if len(language) > LANGUAGE_CHARS:
+        raise BadRequest(
+            f"language has {len(language)} characters, expected no more than {LANGUAGE_CHARS}",
+            param="language",
+        )
+    _check_temperature(_one(fields, "temperature", "0"))
     request = Request(form=form, stream=stream, language=language, ignored=_ignored(fields))
     params: dict[str, Any] = {"file": True}
     if language:
@@ -102,7 +114,24 @@ def _flag(value: str) -> bool:
         return True
     if value.lower() in ("false", "0"):
         return False
-    raise BadRequest("stream is neither true nor false", param="stream")
+    raise BadRequest(f"stream is {_short(value)}, expected true or false", param="stream")
+
+
+def _short(value: str) -> str:
+    more = "..." if len(value) > SHOWN_CHARS else ""
+    return repr(value[:SHOWN_CHARS] + more)
+
+
+def _check_temperature(value: str) -> None:
+    """It has no effect here, but a client that sends nonsense should learn so."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise BadRequest(
+            f"temperature is {_short(value)}, expected a number from 0 to 1", param="temperature"
+        )
 
 
 def _ignored(fields: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -111,6 +140,12 @@ def _ignored(fields: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         *fields.get("timestamp_granularities[]", ()),
         *fields.get("timestamp_granularities", ()),
     ]
+    for value in wanted:
+        if value not in GRANULARITIES:
+            raise BadRequest(
+                f"timestamp_granularities has {_short(value)}, expected word or segment",
+                param="timestamp_granularities",
+            )
     if "word" in wanted:
         found.append("timestamp_granularities")
     return tuple(dict.fromkeys(found))
@@ -125,13 +160,15 @@ def encode_event(event: OutputEvent) -> Sequence[bytes]:
         case Final():
             body: dict[str, Any] = {"type": "transcript.text.delta", "delta": event.text}
         case Notice() if event.code == BadAudio.code:
-            body = {"type": "error", **error_object(by_code(event.code, event.message))}
+            body = {"type": "error", **error_object(BadAudio(event.message, param="file"))}
         case Ended(state="completed"):
             body = {
                 "type": "transcript.text.done",
                 "text": str(event.details.get("text", "")),
                 "usage": _usage(event),
             }
+        case Ended(code=BadAudio.code):
+            body = {"type": "error", **error_object(BadAudio(event.message, param="file"))}
         case Ended():
             body = {"type": "error", **error_object(error_of(event))}
         case _:
@@ -163,7 +200,7 @@ class Whole:
                 self._chars += len(event.text)
                 if self._chars > WHOLE_CHARS:
                     raise TooLarge(f"the transcript is over {WHOLE_CHARS} characters")
-            case Notice() if event.code == BadAudio.code:
+            case Notice() | Ended() if event.code == BadAudio.code:
                 raise BadAudio(event.message, param="file")
             case Ended():
                 self._ended = event
@@ -186,9 +223,10 @@ class Whole:
     def _verbose(self, text: str) -> dict[str, Any]:
         facts = self._ended.details if self._ended is not None else {}
         said = next((final.language for final in self._finals if final.language), "")
+        heard = str(facts.get("language") or said)
         return {
             "task": "transcribe",
-            "language": facts.get("language") or said or self._request.language or None,
+            "language": heard or self._request.language or "unknown",  # a text for every client
             "duration": float(facts.get("audio_s", 0.0)),
             "text": text,
             "segments": [

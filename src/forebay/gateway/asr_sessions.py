@@ -8,26 +8,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import structlog
+
 from forebay.core.events import Ended, Heard
 from forebay.core.kinds import Kind
-from forebay.core.spec import JobView, PoolView
+from forebay.core.spec import DELETED, JobView, PoolView
 from forebay.dialects.asr import AsrDialect
 from forebay.errors import ForebayError, NotFound, ResumeNotAvailable, StoreFull
 from forebay.gateway.auth import PUBLIC, port_of
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.responses import Receive, Scope, Send, reply_json
 from forebay.gateway.routes import rows
-from forebay.gateway.scribe import Scribe
+from forebay.gateway.scribe import STATUS, Scribe
 from forebay.history import SessionRecord
 
 __all__ = ["ROUTES", "asr_pools", "iso", "scribe_of"]
 
 LISTED = 20
+LAST_WORD_S = 5.0
+"""Whoever reads a session that is deleted may take so long to hear its end."""
+ELSEWHERE_S = 1.0
+"""The same at another gateway, of which only that something was delivered is known."""
+LOOK_S = 0.05
 GO_PORTS = frozenset({"voice", "voice-alt"})
 PORTS = frozenset({"main", "voice", "voice-alt", "api", "api-alt"})
+
+log = structlog.get_logger(__name__)
 
 
 def asr_pools(ctx: GatewayContext) -> list[PoolView]:
@@ -113,14 +123,11 @@ async def delete_session(scope: Scope, receive: Receive, send: Send, ctx: Gatewa
     """``DELETE /api/v1/session/ID``: cancelled if live, and forgotten with its recording."""
     name, tenant = scope["path_params"]["id"], scope["forebay.tenant"]
     view = await _find(ctx, tenant, name)
-    known = view is not None and view.ended_s is None
-    if view is not None and known:
-        await ctx.broker.cancel(view.spec.id, reason="deleted")
+    known = view is not None
+    if view is not None:
+        with suppress(NotFound):  # its window has just passed
+            await _delete_job(ctx, view)
     if ctx.scribe is not None:
-        if view is not None:
-            await ctx.scribe.forget(view.spec.id)
-            if not known:  # over, but still to be read: by nobody from now on
-                await ctx.broker.forget(view.spec.id)
         record = await ctx.scribe.history.session(tenant, name)
         if record is not None and record.audio_path:
             await ctx.scribe.tape.remove([record.audio_path])
@@ -128,6 +135,43 @@ async def delete_session(scope: Scope, receive: Receive, send: Send, ctx: Gatewa
     if not known:
         raise _no_session()
     await reply_json(send, {"message": "Delete successful"})
+
+
+async def _delete_job(ctx: GatewayContext, view: JobView) -> None:
+    """Nobody finds the job of ``view`` from now on. Raises `NotFound`."""
+    job = view.spec.id
+    if view.ended_s is None:
+        view = await ctx.broker.cancel(job, reason=DELETED)
+    if ctx.scribe is not None:
+        await ctx.scribe.forget(job)
+    begun = ctx.clock()
+    if not view.deleted or await _all_heard(ctx, job, begun):
+        await ctx.broker.forget(job)
+        return
+
+    async def later() -> None:
+        try:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                if await _all_heard(ctx, job, begun):
+                    break
+            await ctx.broker.forget(job)
+        except ForebayError as error:  # its window is short, and nobody is shown it
+            log.debug("session.not_forgotten", job=job, code=error.code)
+
+    ctx.hub.spawn(later())
+
+
+async def _all_heard(ctx: GatewayContext, job: str, begun: float) -> bool:
+    """Whether those who read ``job`` have had its end, or had their time for it. A stream that
+    is forgotten sooner could not say how it ended."""
+    waited = ctx.clock() - begun
+    if ctx.hub.readers(job):
+        return waited >= LAST_WORD_S
+    if hasattr(ctx.broker, "at_head"):  # in this process: nobody reads elsewhere
+        return True
+    view = await ctx.broker.status(job)
+    return view.delivered >= view.head or waited >= ELSEWHERE_S
 
 
 async def recording(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
@@ -145,7 +189,9 @@ def _no_session() -> NotFound:
 
 
 async def _find(ctx: GatewayContext, tenant: str, name: str) -> JobView | None:
-    return await ctx.broker.find(tenant, AsrDialect.name, name)
+    """The newest job of that name, unless it was deleted."""
+    view = await ctx.broker.find(tenant, AsrDialect.name, name)
+    return None if view is not None and view.deleted else view
 
 
 async def _live(ctx: GatewayContext, view: JobView, record: SessionRecord | None) -> dict[str, Any]:
@@ -157,10 +203,13 @@ async def _live(ctx: GatewayContext, view: JobView, record: SessionRecord | None
     else:
         created = ctx.started_at + timedelta(seconds=view.created_s - ctx.started_s)
     text = "".join(results.values())
+    status = "finishing" if view.input_ended else "recording"
+    if ended is not None:
+        status = STATUS.get(ended.state, "failed")
     found: dict[str, Any] = {
         "id": view.spec.name,
         "user_id": view.spec.params.get("user", ""),
-        "status": "done" if ended else "finishing" if view.input_ended else "recording",
+        "status": status,
         "chunk_count": len(results),
         "results": {str(seq): said for seq, said in results.items()},
         "completed": {str(seq): True for seq in results},

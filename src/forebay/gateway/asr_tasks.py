@@ -10,29 +10,32 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-import psutil
+import structlog
 
 from forebay.core.events import End, InputItem, Sound
 from forebay.core.kinds import Kind
 from forebay.core.sniff import is_file
-from forebay.core.spec import Deadlines, JobSpec, JobView, QueuePlace
-from forebay.errors import BadRequest, ForebayError, NotFound, StateLost, TooLarge
+from forebay.core.spec import DELETED, Deadlines, JobSpec, JobView, QueuePlace
+from forebay.errors import BadRequest, ForebayError, NotFound, StateLost, StoreFull, TooLarge
 from forebay.gateway.access import header
-from forebay.gateway.asr_sessions import PORTS, asr_pools, iso, scribe_of, send_file
+from forebay.gateway.asr_numbers import queue_status, stats, test_report, test_results
+from forebay.gateway.asr_sessions import PORTS, iso, scribe_of, send_file
 from forebay.gateway.auth import port_of
-from forebay.gateway.beside import set_beside
+from forebay.gateway.beside import drop_beside, set_beside
 from forebay.gateway.calls import read_body
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.forms import Upload, parse_form
 from forebay.gateway.job_gate import ask_gate
 from forebay.gateway.responses import Receive, Scope, Send, reply_json
 from forebay.gateway.routes import rows
-from forebay.history import Stats, TaskRecord
+from forebay.gateway.scribe import Scribe
+from forebay.history import TaskRecord
 
 __all__ = ["FILE_BYTES", "ROUTES"]
 
@@ -50,6 +53,8 @@ MEDIA = {
     "ogg": "audio/ogg",
 }
 MAX_LISTED = 100
+
+log = structlog.get_logger(__name__)
 
 
 class Unprocessable(BadRequest):
@@ -86,7 +91,13 @@ async def submit(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext
         audio_bytes=len(upload.data),
     )
     name = await asyncio.to_thread(_stored, ctx, upload.data, task, suffix)
-    await _start(scope, send, ctx, replace(task, audio_path=name), upload.data)
+    task = replace(task, audio_path=name)
+    try:
+        view = await _begin(scope, ctx, task, upload.data)
+    except BaseException:
+        await scribe.tape.remove([name])
+        raise
+    await _say_queued(send, ctx, task, view)
 
 
 async def _allowance(scope: Scope, ctx: GatewayContext) -> Mapping[str, Any]:
@@ -118,6 +129,11 @@ def _checked(upload: Upload) -> str:
             "the file's name says no format that is taken",
             word=f"Invalid file format. Supported: {listed}",
         )
+    if not upload.data:
+        raise BadRequest(
+            "the file has 0 bytes, expected a recording",
+            word="Invalid file format: the file has 0 bytes",
+        )
     if len(upload.data) > FILE_BYTES:
         raise TooLarge(f"a file of {len(upload.data)} bytes, expected no more than {FILE_BYTES}")
     if not is_file(upload.data):
@@ -132,11 +148,8 @@ def _stored(ctx: GatewayContext, data: bytes, task: TaskRecord, suffix: str) -> 
     return scribe_of(ctx).recordings.store(data, task.job, task.tenant, suffix)
 
 
-async def _start(
-    scope: Scope, send: Send, ctx: GatewayContext, task: TaskRecord, data: bytes
-) -> None:
-    """Make the job of ``task`` and answer with its place."""
-    scribe = scribe_of(ctx)
+async def _begin(scope: Scope, ctx: GatewayContext, task: TaskRecord, data: bytes) -> JobView:
+    """Make the job of ``task``. Where that fails nothing of it is left."""
     spec = JobSpec(
         id=task.job,
         kind=Kind.RECOGNITION,
@@ -150,17 +163,21 @@ async def _start(
         deadlines=Deadlines(queue_s=QUEUE_S, run_s=RUN_S),
         durable=True,
     )
+    sound = await set_beside(ctx.blobs, Sound(data=data, form="file"), task.tenant)
+    items: list[InputItem] = [sound, End()]
     try:
-        sound = await set_beside(ctx.blobs, Sound(data=data, form="file"), task.tenant)
-        items: list[InputItem] = [sound, End()]
         view = await ctx.broker.submit(spec, items, gateway=ctx.gateway_id)
     except ForebayError:
-        if task.status == "queued":
-            await scribe.tape.remove([task.audio_path])
+        await asyncio.to_thread(drop_beside, ctx.blobs, items)
         raise
     ctx.audio.begun(view)
-    scribe.began_task(view, replace(task, status="queued"), items)
-    await scribe.written()
+    scribe_of(ctx).began_task(view, task, items)
+    return view
+
+
+async def _say_queued(send: Send, ctx: GatewayContext, task: TaskRecord, view: JobView) -> None:
+    """Answer with the task's place, once it is known after a restart too."""
+    await scribe_of(ctx).written()
     place = view.place or QueuePlace(position=0, eta_s=0.0)
     await reply_json(
         send,
@@ -174,16 +191,41 @@ async def _start(
 
 
 async def retry(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
-    """``POST /api/v1/asr/retry/ID``: a failed task again, from its file."""
-    task = await _task(scope, ctx)
-    status, _ = await _status(ctx, task)
+    """``POST /api/v1/asr/retry/ID``: a failed task again, from its file. Of several at once
+    one begins it; the history's row decides which."""
+    scribe, (task, status, _) = scribe_of(ctx), await _settled(scope, ctx)
     if status != "failed":
-        raise BadRequest(f"the task is {status}, expected failed", word="Task is not failed")
+        raise _not_failed(status)
     ask_gate(ctx, Kind.RECOGNITION)
-    path = await asyncio.to_thread(scribe_of(ctx).recordings.path, task.audio_path)
+    path = await asyncio.to_thread(scribe.recordings.path, task.audio_path)
     data = await asyncio.to_thread(path.read_bytes)
-    again = replace(task, job=ctx.new_id(), status="retried", error="", text="", completed_at=None)
-    await _start(scope, send, ctx, again, data)
+    again = replace(
+        task, job=ctx.new_id(), status="queued", error="", text="", completed_at=None, model_s=0.0
+    )
+    if not await scribe.history.swap_task(task, again):
+        raise _not_failed("queued")
+    try:
+        view = await _begin(scope, ctx, again, data)
+    except BaseException:
+        await _fail_again(scribe, again, task)
+        raise
+    try:
+        await ctx.broker.forget(task.job)  # tried again: no dead letter any more
+    except ForebayError as error:
+        log.debug("task.old_job_not_forgotten", job=task.job, code=error.code)
+    await _say_queued(send, ctx, again, view)
+
+
+def _not_failed(status: str) -> BadRequest:
+    return BadRequest(f"the task is {status}, expected failed", word="Task is not failed")
+
+
+async def _fail_again(scribe: Scribe, again: TaskRecord, failed: TaskRecord) -> None:
+    """Its new job was never begun: the task stands as it stood."""
+    try:
+        await scribe.history.swap_task(again, failed)
+    except StoreFull:  # it is written when the database is back
+        scribe.history.put(replace(failed, job=again.job))
 
 
 # ------------------------------------------------------------------------------ looking
@@ -211,14 +253,20 @@ async def _status(ctx: GatewayContext, task: TaskRecord) -> tuple[str, JobView |
     return ("done" if view.state == "completed" else "failed"), view
 
 
-async def result(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
-    """``GET /api/v1/asr/result/ID``."""
+async def _settled(scope: Scope, ctx: GatewayContext) -> tuple[TaskRecord, str, JobView | None]:
+    """The task, how it stands, and its job where that is not over and written."""
     task = await _task(scope, ctx)
     status, view = await _status(ctx, task)
     if view is not None and view.ended_s is not None:  # over, and its row not yet written
         await scribe_of(ctx).settle(task.job)
         task = await _task(scope, ctx)
         status = task.status
+    return task, status, view
+
+
+async def result(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
+    """``GET /api/v1/asr/result/ID``."""
+    task, status, view = await _settled(scope, ctx)
     await reply_json(send, _shown(task, status, view))
 
 
@@ -277,91 +325,13 @@ async def audio(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext)
 async def delete(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
     """``DELETE /api/v1/asr/task/ID``: cancelled if live, and forgotten with its file."""
     scribe, task = scribe_of(ctx), await _task(scope, ctx)
+    with suppress(NotFound):  # it was over long ago
+        await ctx.broker.cancel(task.job, reason=DELETED)
     await scribe.forget(task.job)
-    try:
-        await ctx.broker.cancel(task.job, reason="deleted")
-    except NotFound:
-        pass  # it was over long ago
+    await ctx.broker.forget(task.job)  # with its text, its files, and as a dead letter
     await scribe.tape.remove([task.audio_path])
     await scribe.history.delete_task(task.tenant, task.id)
     await reply_json(send, {"message": "Task deleted", "task_id": task.id})
-
-
-# ------------------------------------------------------------------------------ numbers
-
-
-async def queue_status(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
-    """``GET /api/v1/asr/queue/status``."""
-    pools = asr_pools(ctx)
-    failed = 0
-    if ctx.scribe is not None:
-        failed = (await ctx.scribe.history.stats(scope["forebay.tenant"])).failed
-    running, workers = sum(p.running for p in pools), sum(p.ready for p in pools)
-    await reply_json(
-        send,
-        {
-            "queued": sum(pool.queued for pool in pools),
-            "processing": running,
-            "failed": failed,
-            "workers": workers,
-            "workers_busy": min(workers, running),
-            "detached": sum(pool.detached for pool in pools),
-            "queue_limit": ctx.queue_limit,
-        },
-    )
-
-
-async def stats(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
-    """``GET /api/v1/stats``."""
-    found = Stats()
-    if ctx.scribe is not None:
-        found = await ctx.scribe.history.stats(scope["forebay.tenant"])
-    await reply_json(
-        send,
-        {
-            "total_tasks": found.tasks,
-            "total_duration": round(found.audio_s, 3),
-            "avg_rtf": round(found.rtf, 4),
-            "storage_used": f"{found.audio_bytes / 1e6:.1f} MB",
-        },
-    )
-
-
-async def test_results(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
-    """``/test/results/latest``: what the original's dashboard polls once a second."""
-    memory, pools = psutil.virtual_memory(), asr_pools(ctx)
-    await reply_json(
-        send,
-        {
-            "timestamp": iso(scribe_of(ctx).wall()) if ctx.scribe is not None else None,
-            "cpu_percent": psutil.cpu_percent(),
-            "memory_percent": memory.percent,
-            "memory_mb": round(memory.used / 1e6, 1),
-            "active_workers": sum(pool.ready for pool in pools),
-            "queued_tasks": sum(pool.queued for pool in pools),
-        },
-    )
-
-
-async def test_report(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) -> None:
-    """``/test/report/latest``: the same page's totals, over this process's life."""
-    found = Stats()
-    if ctx.scribe is not None:
-        found = await ctx.scribe.history.stats(scope["forebay.tenant"])
-    lived_s = max(0.001, ctx.clock() - ctx.started_s)
-    pools = asr_pools(ctx)
-    done = max(0, found.tasks - found.failed)
-    await reply_json(
-        send,
-        {
-            "total_requests": found.tasks,
-            "success": done,
-            "avg_latency": round(pools[0].service_s or 0.0, 4) if pools else 0.0,
-            "throughput": round(done / lived_s, 4),
-            "duration": round(lived_s, 1),
-            "concurrency": sum(pool.running for pool in pools),
-        },
-    )
 
 
 _row = rows(on=PORTS, errors="detail")

@@ -12,7 +12,7 @@ from forebay.dialects import openai_transcribe
 from forebay.dialects.listen import ListenDialect
 from forebay.dialects.openai_common import Call
 from forebay.dialects.openai_transcribe import Request
-from forebay.errors import ForebayError
+from forebay.errors import ForebayError, TooLarge
 from forebay.gateway.access import header
 from forebay.gateway.auth import port_of
 from forebay.gateway.calls import (
@@ -96,6 +96,12 @@ _OPTIONS = CallOptions(body_bytes=FORM_BYTES)
 def _parse(content_type: str, body: bytes) -> Call:
     form = parse_form(content_type, body)
     file = form.files.get("file")
+    if file is not None and len(file.data) > FILE_BYTES:
+        raise TooLarge(
+            f"file has {len(file.data)} bytes, expected no more than {FILE_BYTES}",
+            param="file",
+            limit_bytes=FILE_BYTES,
+        )
     return openai_transcribe.parse(form.fields, None if file is None else file.data)
 
 

@@ -20,8 +20,8 @@ import structlog
 from forebay.blobs import Blobs
 from forebay.broker import GatewayBroker, GatewayPush, OutputPush
 from forebay.core.events import Ended, InputItem, Sound
-from forebay.core.spec import JobSpec, JobView
-from forebay.errors import ForebayError, NotFound, ResumeNotAvailable, StoreFull
+from forebay.core.spec import DELETED, JobSpec, JobView
+from forebay.errors import ForebayError, NotFound, ResumeNotAvailable, StoreDown, StoreFull
 from forebay.gateway.beside import drop_beside
 from forebay.gateway.hub import Hub
 from forebay.gateway.tape import Tape
@@ -30,12 +30,14 @@ from forebay.history import HistoryOptions, LateHistory, Recordings, SessionReco
 if TYPE_CHECKING:
     from forebay.history import History
 
-__all__ = ["Scribe"]
+__all__ = ["STATUS", "Scribe"]
 
 SWEEP_S = 2.0
 WRITTEN_S = 3.0
 EXPIRE_EVERY_S = 3600.0
 STATUS = {"completed": "done", "cancelled": "cancelled"}
+"""The history's words for how a job ended; any other end is "failed"."""
+POISON = "poison"  # the code of a dead letter, which keeps its files for whoever tries it again
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +56,7 @@ class _Open:
     task: TaskRecord | None = None
     ended: Ended | None = None
     beside: list[InputItem] = field(default_factory=list)  # input that names blobs
+    taken_up: bool = False  # begun by an earlier process: what it named is not known here
 
 
 class Scribe:
@@ -82,6 +85,9 @@ class Scribe:
         self._open: dict[str, _Open] = {}
         self._made: dict[str, tuple[JobSpec, str]] = {}  # recordings that came later
         self._kept: set[tuple[str, str]] = set()  # users who got one more recording
+        self._writing: set[str] = set()
+        self._forgotten: set[str] = set()  # of those, what was deleted meanwhile
+        self._done: list[str] = []  # jobs whose broker may forget them once their end is written
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._caught_up = False
@@ -120,14 +126,16 @@ class Scribe:
         self._beside(view.spec.id, stored)
         self.history.put(task)
 
-    async def written(self) -> None:
+    async def written(self) -> bool:
         """Wait until what was put is in the database, `WRITTEN_S` at most: an id that was
-        given to a client is then known after a restart."""
+        given to a client is then known after a restart. Whether it is."""
         try:
             async with asyncio.timeout(WRITTEN_S):
                 await self.history.flush()
         except Exception as error:  # noqa: BLE001 - the database's own; the row waits and is tried again
             log.warning("history.delayed", error=type(error).__name__)
+            return False
+        return True
 
     def heard(self, job: str, items: Sequence[InputItem], stored: Sequence[InputItem]) -> None:
         """Input that the store has taken: as the client sent it, and as it was stored."""
@@ -158,13 +166,20 @@ class Scribe:
         return self.wall() - timedelta(seconds=max(0.0, self._hub.clock() - view.created_s))
 
     async def forget(self, job: str) -> None:
-        """Write nothing about this job."""
+        """Write nothing about this job, which was deleted."""
+        if job in self._writing:
+            self._forgotten.add(job)
         known = self._open.pop(job, None)
         if known is not None:
             known.unlisten()
+            await self._drop(known)
         await self.tape.discard(job)
 
-    def _add(self, view: JobView, task: TaskRecord | None) -> None:
+    async def _drop(self, known: _Open) -> None:
+        if known.beside:
+            await asyncio.to_thread(drop_beside, self._blobs, known.beside)
+
+    def _add(self, view: JobView, task: TaskRecord | None, *, taken_up: bool = False) -> None:
         job = view.spec.id
 
         def hear(push: GatewayPush) -> None:
@@ -174,7 +189,8 @@ class Scribe:
                     known.ended = last
                     self._news.set()
 
-        known = _Open(view, self.created_at(view), self._hub.listen(job, hear), task)
+        stop = self._hub.listen(job, hear)
+        known = _Open(view, self.created_at(view), stop, task, taken_up=taken_up)
         self._open[job] = known
 
     async def _catch_up(self) -> None:
@@ -198,21 +214,25 @@ class Scribe:
                 )
             )
             return
-        self._add(view, task)
+        self._add(view, task, taken_up=True)
 
     # --------------------------------------------------------------------- the writing
 
     async def _run(self) -> None:
         expire_at = 0.0
         while True:
+            looks = False
             try:
                 async with asyncio.timeout(SWEEP_S):
                     await self._news.wait()
             except TimeoutError:
-                await self._look()
+                looks = True
             self._news.clear()
             try:
+                if looks:
+                    await self._look()
                 await self._write_ended()
+                await self._let_go()
                 await self._write_made()
                 if not self._caught_up:
                     await self._catch_up()
@@ -220,7 +240,7 @@ class Scribe:
                 if self._hub.clock() >= expire_at:
                     expire_at = self._hub.clock() + EXPIRE_EVERY_S
                     await self._expire()
-            except StoreFull as error:
+            except (StoreFull, StoreDown) as error:
                 log.warning("history.delayed", code=error.code)
 
     async def _look(self) -> None:
@@ -233,7 +253,15 @@ class Scribe:
                 if view.ended_s is not None:
                     known.ended = await self._end_of(view)
             except NotFound:
+                if known.task is not None and await self._settled_elsewhere(known.task):
+                    await self.forget(job)
+                    continue
                 known.ended = Ended(state="failed", code="state_lost", message="its end was lost")
+
+    async def _settled_elsewhere(self, task: TaskRecord) -> bool:
+        """Whether another gateway wrote the end of ``task``, deleted it or tried it again."""
+        row = await self.history.task(task.tenant, task.id)
+        return row is None or row.job != task.job or row.status in ("done", "failed")
 
     async def _end_of(self, view: JobView) -> Ended:
         try:
@@ -248,7 +276,21 @@ class Scribe:
         for job, known in list(self._open.items()):
             if known.ended is not None and self._open.pop(job, None) is not None:
                 known.unlisten()
-                await self._write(job, known, known.ended)
+                self._writing.add(job)
+                try:
+                    await self._write(job, known, known.ended)
+                finally:
+                    self._writing.discard(job)
+                    self._forgotten.discard(job)
+
+    async def _let_go(self) -> None:
+        """Of a task that an earlier process began only the broker knows the files: it drops
+        them with the job, of which the row has all that is asked for."""
+        if not self._done or not await self.written():
+            return
+        while self._done:
+            await self._broker.forget(self._done[-1])
+            self._done.pop()
 
     async def _write(self, job: str, known: _Open, ended: Ended) -> None:
         if self.on_ended is not None:
@@ -258,10 +300,15 @@ class Scribe:
             view = await self._broker.status(job)
         except ForebayError as error:
             log.debug("history.without_times", job=job, code=error.code)
-        if known.beside and ended.state in STATUS:  # a failed job may be tried again
-            await asyncio.to_thread(drop_beside, self._blobs, known.beside)
+        if ended.code != POISON:
+            await self._drop(known)
+        if job in self._forgotten or (ended.state == "cancelled" and ended.message == DELETED):
+            await self.tape.discard(job)
+            return
         if known.task is not None:
             self.history.put(self._task_record(known.task, view, ended))
+            if known.taken_up and ended.code != POISON:
+                self._done.append(job)
             return
         spec = view.spec
         user = str(spec.params.get("user", ""))
@@ -271,6 +318,10 @@ class Scribe:
             self._news.set()
 
         path = await self.tape.finish(job, spec.tenant, user, later)
+        if job in self._forgotten:
+            await self.tape.discard(job)
+            await self.tape.remove([path] if path else [])
+            return
         if path:
             self._kept.add((spec.tenant, user))
         facts = ended.details

@@ -72,7 +72,8 @@ def _options(url: URL) -> tuple[URL, dict[str, Any]]:
 def connect(url: URL) -> AsyncEngine:
     """An engine; nothing is opened yet."""
     url, options = _options(url)
-    engine = create_async_engine(url, pool_pre_ping=True, **options)
+    # What is written is what users said: no error and no log line quotes it.
+    engine = create_async_engine(url, pool_pre_ping=True, hide_parameters=True, **options)
     if url.get_backend_name() == "sqlite":
         sa.event.listen(engine.sync_engine, "connect", _pragmas)
     return engine

@@ -157,6 +157,9 @@ class LateHistory:
     async def unfinished(self) -> list[TaskRecord]:
         return await (await self._opened()).unfinished()
 
+    async def swap_task(self, old: TaskRecord, new: TaskRecord) -> bool:
+        return await (await self._opened()).swap_task(old, new)
+
     async def delete_task(self, tenant: str, id: str) -> bool:
         return await (await self._opened()).delete_task(tenant, id)
 

@@ -120,15 +120,21 @@ class History:
             else sqlite.insert(table)
         )
         changed = {name: insert.excluded[name] for name in values if name != "id"}
+        mine = table.c.tenant == values["tenant"]
+        if isinstance(record, TaskRecord):  # the late end of a job that was tried again is no news
+            mine &= table.c.job == values["job"]
         statement = insert.values(values).on_conflict_do_update(
-            index_elements=[table.c.id], set_=changed, where=table.c.tenant == values["tenant"]
+            index_elements=[table.c.id], set_=changed, where=mine
         )
         await connection.execute(statement)
 
     async def _change(self, statement: Any) -> int:
         await self._settled()
-        async with self._engine.begin() as connection:
-            return (await connection.execute(statement)).rowcount
+        try:
+            async with self._engine.begin() as connection:
+                return (await connection.execute(statement)).rowcount
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            raise StoreFull("the history's database does not answer") from error
 
     async def _settled(self) -> None:
         if self._waiting:
@@ -211,6 +217,22 @@ class History:
         """Tasks of every tenant that have no end yet."""
         query = sa.select(tasks).where(tasks.c.status.in_(["queued", "processing"]))
         return [_task(row) for row in await self._rows(query)]
+
+    async def swap_task(self, old: TaskRecord, new: TaskRecord) -> bool:
+        """Make the row ``new`` if it still has ``old``'s job and status. Of several who try,
+        at whatever gateways, one does; False for the others. Nothing else changes a task's job."""
+        values = _row_of(new)[1]
+        statement = (
+            sa.update(tasks)
+            .where(
+                tasks.c.id == old.id,
+                tasks.c.tenant == old.tenant,
+                tasks.c.job == old.job,
+                tasks.c.status == old.status,
+            )
+            .values({name: values[name] for name in values if name not in ("id", "tenant")})
+        )
+        return await self._change(statement) == 1
 
     async def delete_task(self, tenant: str, id: str) -> bool:
         statement = sa.delete(tasks).where(tasks.c.tenant == tenant, tasks.c.id == id)

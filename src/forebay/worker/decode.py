@@ -79,6 +79,16 @@ def _head(path: Path) -> bytes:
         return file.read(64)
 
 
+NAMES = {
+    "wav": "WAV",
+    "ogg": "Ogg",
+    "matroska": "WebM/Matroska",
+    "flac": "FLAC",
+    "mp3": "MP3",
+    "mov": "MP4/M4A",
+    "aac": "AAC",
+}
+"""What people call what libav has other words for."""
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"OggS", "ogg"),
     (0, b"\x1aE\xdf\xa3", "matroska"),
@@ -139,7 +149,11 @@ def _plain_wav(source: bytes | Path) -> Iterator[Frames] | None:
     """16-bit PCM by hand: most of what comes, and the header that lies most often. None for
     what libav must read."""
     file: Any = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    found = _wav_header(file)
+    try:
+        found = _wav_header(file)
+    except BadAudio:
+        file.close()
+        raise
     if found is None:
         file.close()
         return None
@@ -220,22 +234,25 @@ def _libav(source: bytes | Path, kind: str) -> Iterator[Frames]:
     import av  # here: most workers never need it, and it takes 100 ms to import
 
     file: Any = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    name = NAMES[kind]
     try:
         with av.open(file, "r", format=kind) as container:
             if not container.streams.audio:
-                raise BadAudio(f"no audio in a {kind} file")
+                raise BadAudio(f"there is no audio in the {name} file")
             stream: Any = container.streams.audio[0]
             codec: Any = stream.codec_context
             if codec is None:
-                raise BadAudio(f"a {kind} file of an unknown codec")
+                raise BadAudio(f"the sound in the {name} file has a codec that is not known here")
             _check_channels(int(codec.channels or 0))
             check_rate(int(codec.sample_rate or 0))
-            yield from _frames(av, container, stream)
+            yield from _frames(av, container, stream, name)
+    except av.EOFError as exc:
+        raise BadAudio(f"the {name} file cannot be read: it ends too early") from exc
     except (av.FFmpegError, ValueError, OSError, MemoryError) as exc:
-        raise BadAudio(f"a {kind} file that cannot be read: {type(exc).__name__}") from exc
+        raise BadAudio(f"the {name} file cannot be read: it is damaged or cut off") from exc
 
 
-def _frames(av: Any, container: Any, stream: Any) -> Iterator[Frames]:
+def _frames(av: Any, container: Any, stream: Any, name: str) -> Iterator[Frames]:
     resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
     bad = good = 0
     for packet in container.demux(stream):
@@ -244,13 +261,16 @@ def _frames(av: Any, container: Any, stream: Any) -> Iterator[Frames]:
         except av.FFmpegError as exc:
             bad += 1
             if bad > _BAD_PACKETS:
-                raise BadAudio(f"{bad} damaged packets in one file") from exc
+                raise BadAudio(
+                    f"the {name} file cannot be read: {bad} of its packets are damaged, expected "
+                    f"no more than {_BAD_PACKETS}"
+                ) from exc
             continue
         for frame in frames:
             good += 1
             yield from _plain(resampler.resample(frame))
     if bad and not good:
-        raise BadAudio("nothing in the file could be decoded")
+        raise BadAudio(f"the {name} file cannot be read: all of its {bad} packets are damaged")
     if good:
         yield from _plain(resampler.resample(None))
 

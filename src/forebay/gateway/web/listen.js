@@ -1,24 +1,25 @@
 // Speech to text: from the microphone over /v1/listen, or from a file over the upload.
 import { Ear } from "./ear.js";
 import { copy, drops, frame, swap } from "./frame.js";
+import { read } from "./listen_file.js";
+import { openMicrophone } from "./microphone.js";
+import { retell, tell, tellEnd, tellLost, tellPlace, tellRefused, tellRenewed, untell } from "./notices.js";
 import { t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 let ear = null;
-let microphone = null; // {context, stream, node}
+let microphone = null;
+let asking = null; // AbortController of what is to become the microphone
 let reading = null; // AbortController of a file
 let heard = 0; // seconds of sound that have words, or were silent
-let countdown = null;
-
-function tell(text, bad = false) {
-  clearInterval(countdown);
-  $("notice").textContent = text;
-  $("notice").hidden = !text;
-  $("notice").classList.toggle("bad", bad);
-}
+let apart = false; // the next words are of another recording than the last
+let place = null; // says the place in the queue
 
 function final(text) {
-  $("sure").append(text); // added, not written again: a screen reader reads what is new
+  if (!text) return;
+  const gap = apart && $("sure").textContent ? "\n\n" : "";
+  apart = false;
+  $("sure").append(gap + text); // added, not written again: a screen reader reads what is new
   $("copy").disabled = false;
   $("open").textContent = "";
   $("log").scrollTop = $("log").scrollHeight;
@@ -26,12 +27,20 @@ function final(text) {
 
 function begin() {
   $("welcome").hidden = true;
-  if ($("sure").textContent) $("sure").append("\n\n");
   $("open").textContent = "";
+  apart = true;
   heard = 0;
-  for (const id of ["said-for", "heard-for", "behind", "place"]) $(id).textContent = "–";
-  tell("");
+  for (const id of ["said-for", "heard-for", "behind"]) $(id).textContent = "–";
+  placed(null);
+  tellLost(null);
+  untell();
   busy(true);
+}
+
+// The welcome comes back where nothing was heard.
+function done() {
+  busy(false);
+  $("welcome").hidden = Boolean($("sure").textContent);
 }
 
 function busy(yes) {
@@ -40,63 +49,68 @@ function busy(yes) {
   $("open-file").hidden = yes;
 }
 
+function placed(say) {
+  place = say;
+  $("place").textContent = say?.() ?? "–";
+}
+
+const waits = (n, eta) => placed(() => (n > 0 ? t("waiting")(n, eta == null ? null : Math.ceil(eta)) : t("next")));
+
+// `word`: what is said beside it, where it is not the state's own.
+function link(state, word = state) {
+  Object.assign($("link").dataset, { state, word });
+  $("link").textContent = t(word);
+}
+
 // ---------------------------------------------------------------------- microphone
 
 async function record() {
-  if (!navigator.mediaDevices?.getUserMedia) return tell(t("micNone"), true);
   begin();
+  asking = new AbortController();
   try {
-    const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true } });
-    const context = new AudioContext();
-    microphone = { context, stream, node: null };
-    await context.audioWorklet.addModule("/static/microphone.worklet.js");
-    const node = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
-    microphone.node = node;
-    ear = new Ear(context.sampleRate, news);
-    node.port.onmessage = (event) => ear?.say(event.data);
-    context.createMediaStreamSource(stream).connect(node);
+    microphone = await openMicrophone(asking.signal);
+    ear = new Ear(microphone.rate, news);
+    microphone.listen((samples) => ear?.say(samples));
     gauge();
   } catch (error) {
     silence();
-    busy(false);
-    tell(error.name === "NotAllowedError" ? t("micDenied") : `${t("micNone")} (${error.name})`, true);
+    done();
+    if (error.word !== "") tell(() => t(error.word ?? "micNone") + (error.detail ?? ""), { bad: true });
   }
 }
 
 function silence() {
-  microphone?.stream.getTracks().forEach((track) => track.stop());
-  microphone?.context.close();
+  microphone?.close();
   microphone = null;
 }
 
 const news = {
   partial: (m) => { $("open").textContent = m.text; reached(m.end); },
-  final: (m) => { final(m.text); reached(m.end); },
-  place: (m) => {
-    const seconds = m.eta_s == null ? null : Math.ceil(m.eta_s);
-    $("place").textContent = m.position > 0 ? t("waiting")(m.position, seconds) : t("next");
-    tell(m.position > 0 ? t("queued")(m.position, seconds) : "");
-  },
-  refused: (seconds) => {
-    let left = seconds;
-    tell(t("refused")(left), true);
-    countdown = setInterval(() => { left = Math.max(0, left - 1); $("notice").textContent = t("refused")(left); }, 1000);
-  },
+  final: (m) => { $("open").textContent = ""; final(m.text); reached(m.end); },
+  place: (m) => { waits(m.position, m.eta_s); tellPlace(m); },
+  refused: tellRefused,
   resumed: () => { $("resumed").textContent = String(Number($("resumed").textContent) + 1); },
+  renewed: (missing) => { final($("open").textContent); apart = true; tellRenewed(missing); },
   link: (state) => {
-    $("link").dataset.state = state;
-    $("link").textContent = t(state);
-    if (state === "live") tell("");
+    link(state);
+    if (state === "live") untell();
   },
-  end: (how, m) => {
+  end: (facts) => {
     silence();
-    busy(false);
-    if (how === "failed") tell(`${t("listenCut")}${m.message}`, true);
-    else if (how === "gone") tell(t("gone"), true);
-    else tell("");
-    if ($("open").textContent) final($("open").textContent);
+    final($("open").textContent);
+    done();
+    tellEnd(facts);
   },
 };
+
+function enough(event) {
+  if (event.detail > 1) return; // a double click is one wish, and the second would give up
+  reading?.abort();
+  asking?.abort();
+  silence();
+  ear?.end();
+  if (ear?.active && $("link").dataset.state === "lost") tell(() => t("stopLost"), { bad: true, of: "stop" });
+}
 
 function reached(end) {
   heard = Math.max(heard, end);
@@ -119,51 +133,26 @@ function gauge() {
 async function upload(file) {
   begin();
   reading = new AbortController();
-  $("link").dataset.state = "live";
-  $("link").textContent = t("reading");
-  const form = new FormData();
-  form.append("file", file);
-  form.append("stream", "true");
-  try {
-    const answer = await fetch("/v1/audio/transcriptions", { method: "POST", body: form, signal: reading.signal });
-    if (answer.ok) await events(answer.body.pipeThrough(new TextDecoderStream()).getReader());
-    else await refusal(answer);
-  } catch (error) {
-    if (error.name !== "AbortError") tell(`${t("listenFailed")}${error.message}`, true);
-  }
+  link("live", "reading");
+  await read(file, reading.signal, {
+    words: (text) => { if (place) waits(0); final(text); },
+    place: waits,
+    heard: (seconds) => {
+      if (place) waits(0);
+      $("heard-for").textContent = `${seconds.toFixed(1)} s`;
+      if (!seconds) tell(() => t("fileEmpty"), { bad: true });
+    },
+    trouble: (say) => { placed(null); tell(say, { bad: true }); },
+  });
   reading = null;
-  $("link").dataset.state = "idle";
-  $("link").textContent = "";
-  busy(false);
-}
-
-async function refusal(answer) {
-  const wait = Number(answer.headers.get("retry-after"));
-  if ((answer.status === 503 || answer.status === 429) && wait) return tell(t("fileRefused")(wait), true);
-  const said = await answer.json().catch(() => null);
-  tell(`${t("listenFailed")}${said?.error?.message ?? answer.status}`, true);
-}
-
-async function events(reader) {
-  let text = "";
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    text += part.value;
-    const whole = text.split("\n\n");
-    text = whole.pop();
-    for (const line of whole.join("\n").split("\n")) if (line.startsWith("data: ")) event(JSON.parse(line.slice(6)));
-  }
-}
-
-function event(m) {
-  if (m.type === "transcript.text.delta") final(m.delta);
-  if (m.type === "transcript.text.done") $("heard-for").textContent = `${m.usage.seconds.toFixed(1)} s`;
-  if (m.type === "error") tell(`${t("listenFailed")}${m.error.message}`, true);
+  link("idle");
+  done();
 }
 
 // -------------------------------------------------------------------------- the page
 
 $("record").onclick = record;
-$("enough").onclick = () => { reading?.abort(); silence(); ear?.end(); };
+$("enough").onclick = enough;
 $("file").onchange = () => { const [file] = $("file").files; $("file").value = ""; if (file) upload(file); };
 $("copy").onclick = () => copy($("copy"), $("sure").textContent.trim(), "copy");
 drops($("drop"), ([file]) => { if (file && !$("file").disabled && !$("open-file").hidden) upload(file); });
@@ -171,6 +160,6 @@ drops($("drop"), ([file]) => { if (file && !$("file").disabled && !$("open-file"
 frame({
   kinds: ["recognition"],
   onPools: (list, ready) => { $("record").disabled = !ready; $("file").disabled = !ready; $("open-file").classList.toggle("off", !ready); },
-  words: () => { $("link").textContent = t($("link").dataset.state); },
+  words: () => { link($("link").dataset.state, $("link").dataset.word); placed(place); retell(); },
 });
 window.forebay = { get ear() { return ear; } }; // for the curious, and for the browser tests

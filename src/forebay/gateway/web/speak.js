@@ -2,6 +2,8 @@
 import "./captions_words.js";
 import { Ear } from "./ear.js";
 import { frame, phone, swap } from "./frame.js";
+import { openMicrophone } from "./microphone.js";
+import { retell, tell, tellEnd, tellLost, tellPlace, tellRefused, tellRenewed, untell } from "./notices.js";
 import { RoomReader } from "./rooms.js";
 import { RoomSender } from "./room_sender.js";
 import { t } from "./words.js";
@@ -11,18 +13,13 @@ const KEPT_LAGS = 5000;
 const PREVIEW_MS = 150;
 let ear = null;
 let microphone = null;
+let asking = null; // AbortController of what is to become the microphone
 let sender = null;
 let reader = null;
 let told = 0;
 const said = new Map(); // seq: when its final stood here
 const lags = []; // ms from here and back to this page
 const shown = []; // { seq, ms, displays, of }: until it stood on the last display that tells
-
-function tell(text, bad = false) {
-  $("notice").textContent = text;
-  $("notice").hidden = !text;
-  $("notice").classList.toggle("bad", bad);
-}
 
 // --------------------------------------------------------------------------- the room
 
@@ -106,23 +103,19 @@ $("export").onclick = () => {
 // ---------------------------------------------------------------------- the microphone
 
 async function record() {
-  if (!navigator.mediaDevices?.getUserMedia) return tell(t("micNone"), true);
-  tell("");
+  tellLost(null);
+  untell();
   $("welcome").hidden = true;
   busy(true);
+  asking = new AbortController();
   try {
-    const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true } });
-    const context = new AudioContext();
-    microphone = { context, stream };
-    await context.audioWorklet.addModule("/static/microphone.worklet.js");
-    const node = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
-    ear = new Ear(context.sampleRate, news);
-    node.port.onmessage = (event) => ear?.say(event.data);
-    context.createMediaStreamSource(stream).connect(node);
+    microphone = await openMicrophone(asking.signal);
+    ear = new Ear(microphone.rate, news);
+    microphone.listen((samples) => ear?.say(samples));
   } catch (error) {
     silence();
     busy(false);
-    tell(error.name === "NotAllowedError" ? t("micDenied") : `${t("micNone")} (${error.name})`, true);
+    if (error.word !== "") tell(() => t(error.word ?? "micNone") + (error.detail ?? ""), { bad: true });
   }
 }
 
@@ -133,8 +126,7 @@ function busy(yes) {
 }
 
 function silence() {
-  microphone?.stream.getTracks().forEach((track) => track.stop());
-  microphone?.context.close();
+  microphone?.close();
   microphone = null;
 }
 
@@ -143,26 +135,41 @@ const news = {
     $("open").textContent = m.text;
     if (sender && m.text.trim() && performance.now() - told > PREVIEW_MS) { told = performance.now(); sender.preview(m.text.trim().slice(0, 2000)); }
   },
-  final: (m) => {
-    $("sure").append(m.text);
-    $("open").textContent = "";
-    $("log").scrollTop = $("log").scrollHeight;
-    if (m.text.trim()) say(m.text.trim());
-  },
-  place: (m) => tell(m.position > 0 ? t("queued")(m.position, m.eta_s == null ? null : Math.ceil(m.eta_s)) : ""),
-  refused: (seconds) => tell(t("refused")(seconds), true),
+  final: (m) => { $("open").textContent = ""; final(m.text); },
+  place: tellPlace,
+  refused: tellRefused,
   resumed: () => {},
-  link: (state) => { $("link").dataset.state = state; $("link").textContent = t(state); if (state === "live") tell(""); },
-  end: (how, m) => {
+  renewed: (missing) => { final($("open").textContent); tellRenewed(missing); },
+  link: (state) => {
+    $("link").dataset.state = state;
+    $("link").textContent = t(state);
+    if (state === "live") untell();
+  },
+  end: (facts) => {
     silence();
+    final($("open").textContent);
     busy(false);
-    if (how === "failed") tell(`${t("listenCut")}${m.message}`, true);
-    else if (how === "gone") tell(t("gone"), true);
+    tellEnd(facts);
   },
 };
 
+function final(text) {
+  $("sure").append(text);
+  $("open").textContent = "";
+  $("log").scrollTop = $("log").scrollHeight;
+  if (text.trim()) say(text.trim());
+}
+
+function enough(event) {
+  if (event.detail > 1) return; // a double click is one wish, and the second would give up
+  asking?.abort();
+  silence();
+  ear?.end();
+  if (ear?.active && $("link").dataset.state === "lost") tell(() => t("stopLost"), { bad: true, of: "stop" });
+}
+
 $("record").onclick = record;
-$("enough").onclick = () => { silence(); ear?.end(); };
+$("enough").onclick = enough;
 $("settings").onsubmit = (event) => event.preventDefault();
 $("settings").onchange = sync;
 
@@ -174,7 +181,7 @@ $("workers").value = localStorage.getItem("forebay.speak.workers") ?? "3";
 frame({
   kinds: ["recognition"],
   onPools: (list, ready) => { $("record").disabled = !ready; },
-  words: () => { document.title = `Forebay: ${t("spkTitle")}`; $("link").textContent = t($("link").dataset.state); shownState($("sync-state").dataset.sync ?? "idle"); },
+  words: () => { document.title = `Forebay: ${t("spkTitle")}`; $("link").textContent = t($("link").dataset.state); shownState($("sync-state").dataset.sync ?? "idle"); retell(); },
 });
 sync();
 window.forebay = { get ear() { return ear; }, get sender() { return sender; }, lags, shown }; // for the curious, and for the browser tests

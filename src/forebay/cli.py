@@ -583,7 +583,9 @@ def main() -> None:
     try:
         _command()()
     except ForebayError as exc:
-        typer.secho(f"forebay: {exc.message}", fg="red", err=True)
+        # The server's own words, whatever class they came back as, speak of HTTP headers.
+        how = "; give it with --key or FOREBAY_API_KEY" if "an api key:" in exc.message else ""
+        typer.secho(f"forebay: {exc.message}{how}", fg="red", err=True)
         sys.exit(_status(exc))
 
 

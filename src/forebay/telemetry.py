@@ -1,6 +1,6 @@
 """Logging: what happened, as events with facts, without what users said.
 
-``log = structlog.get_logger(__name__)``, then ``log.info("worker.exited", pid=..., reason=...)``.
+``log = structlog.get_logger(__name__)``, then ``log.info("process.exited", pid=..., reason=...)``.
 JSON lines on standard error, or a console form on a terminal. Event names are
 ``noun.verb``; facts are key=value. Prompts, texts and audio are never facts. As a second
 fence, values of keys that carry secrets are masked here, and control characters are

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from forebay import cli
 from forebay.cli import app
+from forebay.errors import ForebayError
 
 SURFACE = {
     "capacity": None,
@@ -46,6 +48,17 @@ def forebay(tmp_path, monkeypatch):
         )
 
     return run
+
+
+def test_who_is_asked_for_a_key_is_told_how_to_give_one(monkeypatch, capsys):
+    def refused() -> None:
+        raise ForebayError("expected an api key: Authorization: Bearer fb_...")
+
+    monkeypatch.setattr(cli, "_command", lambda: refused)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err.strip()
+    assert said.endswith("Bearer fb_...; give it with --key or FOREBAY_API_KEY")
 
 
 def test_the_surface_is_the_documented_one_and_holds_no_stub():

@@ -206,6 +206,21 @@ async def test_a_dead_letter_keeps_its_large_file_until_its_task_is_deleted(
         await no_blobs(tmp_path)
 
 
+async def test_what_an_operator_retries_comes_to_the_tasks_owner(tmp_path: Path) -> None:
+    async with rest(tmp_path, engine=FAST | {"sessions": 1}) as r:
+        _, made = await r.submit(LARGE)
+        view = await r.w.broker.find("local", "asr-task", made["task_id"])
+        assert view is not None
+        await r.w.broker.expire(view.spec.id, Ended(state="failed", code="poison", message="x"))
+        assert (await r.done(made["task_id"]))["status"] == "failed"
+        status, again = await r.ask("POST", f"/api/jobs/{view.spec.id}/retry")
+        assert status == 200 and again["id"] != view.spec.id
+        found = await r.done(made["task_id"])
+        assert (found["status"], found["error"]) == ("done", None)
+        assert found["text"].startswith("w0 w1")
+        assert await r.w.broker.jobs(dead=True) == []
+
+
 @pytest.mark.parametrize("end", ["deleted", "failed", "cancelled"])
 async def test_files_of_a_task_that_an_earlier_process_began_go_at_its_end(
     tmp_path: Path, end: str

@@ -4,9 +4,12 @@ that the session goes on exactly where it was. In virtual time."""
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from voice_world import Client, World, run, world
 
 from forebay.client.s1 import SpeechState
@@ -15,13 +18,35 @@ from forebay.dialects.asr import AsrDialect
 from forebay.dialects.listen import ListenDialect
 from forebay.dialects.tts import TtsDialect
 from forebay.gateway.connection import serve_websocket
+from forebay.gateway.under_way import Holder, holder_of
 
 
 def connect(w: World, dialect: Any) -> Client:
+    return held(w, dialect)[0]
+
+
+def held(w: World, dialect: Any) -> tuple[Client, Any]:
+    """A client, and its connection as the server has it."""
+    connection = SimpleNamespace(scope=None)
+
     async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+        connection.scope = scope
         await serve_websocket(scope, receive, send, w.ctx, dialect)
 
-    return Client(endpoint)
+    return Client(endpoint), connection
+
+
+def holder(connection: Any) -> Holder:
+    found = holder_of(connection)
+    assert found is not None
+    return found
+
+
+def chunk(session: str, index: int, words: range) -> dict[str, Any]:
+    sound = base64.b64encode(speak(words)).decode()
+    return {
+        "action": "chunk", "session_id": session, "chunk_index": index, "audio_data": sound,
+    }  # fmt: skip
 
 
 def leave(w: World) -> None:
@@ -123,6 +148,92 @@ def test_without_another_gateway_who_is_served_may_finish() -> None:
             client.say(state.end())
             heard = await client.until("tts_end")
             assert "going_away" not in {m["type"] for m in heard}
+            await client.gone()
+
+    run(body())
+
+
+def test_who_waits_runs_or_pauses_is_under_way_until_its_end() -> None:
+    async def body() -> None:
+        async with world(recognition={"rtf": 0.5, "words": 2, "sessions": 1}) as w:
+            (running, first), (waiting, second), (silent, third) = (
+                held(w, AsrDialect(new_id=w.ctx.new_id)) for _ in range(3)
+            )
+            for name, client in (("r", running), ("w", waiting), ("s", silent)):
+                client.say({"action": "start", "session_id": name, "user_id": name})
+                await client.until("ack")
+            running.say(chunk("r", 0, range(200)))
+            await running.until("chunk_result")
+            waiting.say(chunk("w", 0, range(2)))
+            await waiting.until("ack")
+            leave(w)
+            assert silent.code == 1012, "it has said nothing: leaving costs nothing"
+            for client in (running, waiting):
+                assert client.code is None
+            await asyncio.sleep(6)
+            assert holder(first).busy and holder(second).busy
+
+            running.say({"action": "finish", "session_id": "r"})
+            await running.until("final_result")
+            await asyncio.sleep(1)
+            assert not holder(first).busy, "its socket stays, with nothing under way"
+            await waiting.until("chunk_result")
+            await asyncio.sleep(60)
+            assert holder(second).busy, "only a pause: nobody else could go on with it"
+            await waiting.leave()
+            assert holder_of(second) is None and holder_of(third) is None
+            await running.gone()
+
+    run(body())
+
+
+def test_where_another_takes_over_nobody_is_kept_and_the_limit_loses_nothing() -> None:
+    async def body() -> None:
+        async with world(recognition={"rtf": 0.0, "words": 2}) as w:
+            w.ctx.hands_over = True
+            client, connection = held(w, ListenDialect(new_session=w.ctx.new_id()))
+            client.say({"type": "start", "session_id": "s"})
+            client.say(speak(range(2)))
+            await client.until("final")
+            assert not holder(connection).busy
+            holder(connection).cut()
+            told = (await client.rest())[-1]
+            assert told["type"] == "going_away"
+            assert client.code == 1012
+            await client.gone()
+
+    run(body())
+
+
+@pytest.mark.parametrize("kind", ["listen", "asr", "tts"])
+def test_whom_the_limit_cuts_hears_by_name_that_the_session_is_lost(kind: str) -> None:
+    async def body() -> None:
+        async with world(speech={"rtf": 0.5}, recognition={"rtf": 0.0, "words": 2}) as w:
+            if kind == "listen":
+                client, connection = held(w, ListenDialect(new_session=w.ctx.new_id()))
+                client.say({"type": "start", "session_id": "s"})
+                client.say(speak(range(2)))
+                await client.until("final")
+            elif kind == "asr":
+                client, connection = held(w, AsrDialect(new_id=w.ctx.new_id))
+                client.say({"action": "start", "session_id": "s", "user_id": "u"})
+                client.say(chunk("s", 0, range(2)))
+                await client.until("chunk_result")
+            else:
+                client, connection = held(w, TtsDialect())
+                state = SpeechState("s")
+                client.say(state.start())
+                client.say(state.delta("One sentence is here. "))
+                await client.until("audio_chunk")
+            leave(w)
+            assert client.code is None
+            holder(connection).cut()
+            (*_, told) = await client.rest()
+            assert told["type"] == "error"
+            assert told.get("session_id", "s") == "s"
+            assert told.get("detail_code", told["code"]) == "state_lost"
+            assert "30 s" in told["message"] and "server.drain_s" in told["message"]
+            assert client.code == 1012
             await client.gone()
 
     run(body())

@@ -174,8 +174,9 @@ async def test_a_task_survives_a_restart_of_everything(tmp_path):
     words = ("--engine", "recognition=synthetic:rtf=1.0,words=3", "--workers", "recognition=1")
     first = Served(tmp_path, *ENGINES[:4], *words)
     first.wait_ready()
-    made = Quick.post(first, "/api/v1/asr/submit", *_form(_wav(0, 40)))
+    made = Quick.post(first, "/api/v1/asr/submit", *_form(_wav(0, 80)))
     await asyncio.sleep(1.0)
+    assert [*tmp_path.rglob("blobs/*")], "too large for the stream"
     first.process.kill()
     first.process.wait(30)
     await asyncio.sleep(1.0)
@@ -189,7 +190,10 @@ async def test_a_task_survives_a_restart_of_everything(tmp_path):
                 if found["status"] in ("done", "failed"):
                     break
                 await asyncio.sleep(0.2)
-        assert (found["status"], found["text"]) == ("done", text(0, 40)), found
+        assert (found["status"], found["text"]) == ("done", text(0, 80)), found
+        async with asyncio.timeout(10):
+            while [*tmp_path.rglob("blobs/*")]:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.1)
     finally:
         assert again.stop() == 0
 

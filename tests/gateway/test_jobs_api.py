@@ -69,6 +69,26 @@ async def test_a_beginning_of_the_id_will_do(jobs):
     assert jobs.asked == [("retry", "2" * 32), ("cancel", "0" * 32)]
 
 
+@pytest.mark.parametrize(("kind", "ended", "again"), [
+    (Kind.RECOGNITION, False, False),
+    (Kind.SPEECH, False, False),
+    (Kind.RECOGNITION, True, True),
+    (Kind.IMAGE, False, True),
+])  # fmt: skip
+async def test_a_live_job_without_the_end_of_its_input_is_not_retried(jobs, kind, ended, again):
+    job = "d" * 32
+    spec = JobSpec(id=job, kind=kind, pool=f"{kind}/m", params={})
+    jobs.views[job] = JobView(spec=spec, state="failed", epoch="e", code="engine_failed",
+                              input_ended=ended, units=4800)  # fmt: skip
+    if again:
+        await answer(jobs, None, "POST", f"/{job}/retry", {})
+        assert jobs.asked == [("retry", job)]
+        return
+    with pytest.raises(BadRequest, match=r"client is gone and its input has no end \(4800 units"):
+        await answer(jobs, None, "POST", f"/{job}/retry", {})
+    assert jobs.asked == []
+
+
 @pytest.mark.parametrize("limit", ["0", "x", "1001", "-1", "9" * 400, "٣"])
 async def test_a_bad_limit_is_refused(jobs, limit):
     with pytest.raises(BadRequest):

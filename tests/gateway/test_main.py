@@ -23,6 +23,7 @@ from gateway_harness import QUICK, Served, close_code, frame, read_frame
 
 from forebay.broker.journal import Journal
 from forebay.broker.local import LocalBroker, Settings
+from forebay.client.s1 import SpeechState
 from forebay.core.events import Consumed, Ended, Prompt, TextDelta
 from forebay.core.kinds import Kind
 from forebay.core.spec import JobSpec, Lease, PipeSpec, WorkerInfo
@@ -132,6 +133,29 @@ async def test_whoever_is_not_done_at_the_limit_is_cut_with_1012(tmp_path: Path)
         await read_frame(reader)
         stop.set()
         async with asyncio.timeout(60):
+            assert await close_code(reader) == 1012
+        writer.close()
+        assert await asyncio.wait_for(task, 60) == 0
+
+
+async def test_silence_of_a_session_that_waits_is_no_reason_to_cut_it(tmp_path: Path) -> None:
+    options = replace(QUICK, drain_s=1.0, quiet_s=0.0)
+    async with running(tmp_path, options=options) as (served, task, stop):
+        state = SpeechState("s")
+        reader, writer = await served.websocket("/tts")
+        writer.write(frame(1, json.dumps(state.start()).encode()))
+        await read_frame(reader)
+        delta = state.delta("This waits for a worker. ")  # there is none yet
+        writer.write(frame(1, json.dumps(delta).encode()))
+        while not any(job["units"] for job in (await get(served, "/api/jobs"))[1]["jobs"]):
+            continue  # its text is on the way
+        stop.set()
+        async with asyncio.timeout(60):
+            opcode, payload = await read_frame(reader)
+            assert opcode == 1, "the limit, not the silence, ends it: with a named error"
+            told = json.loads(payload)
+            assert (told["type"], told["detail_code"]) == ("error", "state_lost")
+            assert "1 s" in told["message"]
             assert await close_code(reader) == 1012
         writer.close()
         assert await asyncio.wait_for(task, 60) == 0

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from forebay.client.reach import why
 from forebay.commands.common import base_url, console, dump, settled
-from forebay.errors import ForebayError, NoWorkers, by_code
+from forebay.errors import BadRequest, ForebayError, NoWorkers, by_code
 
 __all__ = ["Server", "act", "retry", "server", "show_list", "show_one"]
 
@@ -108,14 +108,19 @@ def act(where: Server, job: str, verb: str) -> int:
 
 
 def retry(where: Server, job: str | None, dead: bool) -> int:
-    """One job, or with ``dead`` every dead-letter job."""
+    """One job, or with ``dead`` every dead-letter job that can be: 1 when any was refused."""
     if (job is None) is not dead:
         raise ForebayError("name one job, or say --dead for all dead-letter jobs")
     if job is not None:
         return act(where, job, "retry")
     found = where.ask("GET", "/api/jobs", dead="1", limit="1000")["jobs"]
+    refused = 0
     for item in found:
-        act(where, item["id"], "retry")
+        try:
+            act(where, item["id"], "retry")
+        except BadRequest as error:  # one of a live session, say: it keeps no other from its turn
+            refused = 1
+            console.print(error.message, markup=False)
     if not found:
         console.print("no dead-letter jobs")
-    return 0
+    return refused

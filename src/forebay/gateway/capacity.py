@@ -33,7 +33,7 @@ async def capacity(scope: Scope, receive: Receive, send: Send, ctx: GatewayConte
     for pool in ctx.broker.pools():
         place = ctx.broker.place_for(pool.name, tenant, 1.0)
         live = ctx.rows[pool.kind].cut is Cut.SPAN
-        found = pool_capacity(pool, max_wait_s=max_wait_s, live=live)
+        found = pool_capacity(pool, max_wait_s=max_wait_s, live=live, each=_each(ctx, pool))
         found["wait_now_s"] = None if place.eta_s is None else round(place.eta_s, 2)
         found["position_now"] = place.position
         pools.append(found)
@@ -45,7 +45,7 @@ def needs(ctx: GatewayContext) -> Iterator[tuple[str, int, int]]:
     p95 wait of `SCRAPED_WAIT_S`, and the streams that would still fit."""
     for pool in ctx.broker.pools():
         live = ctx.rows[pool.kind].cut is Cut.SPAN
-        found = pool_capacity(pool, max_wait_s=SCRAPED_WAIT_S, live=live)
+        found = pool_capacity(pool, max_wait_s=SCRAPED_WAIT_S, live=live, each=_each(ctx, pool))
         if found["needed_workers"] is not None:
             yield pool.name, found["needed_workers"], found["spare_streams"]
 
@@ -60,14 +60,28 @@ def _seconds(text: str) -> float:
     return value
 
 
-def pool_capacity(pool: PoolView, *, max_wait_s: float, live: bool) -> dict[str, Any]:
+def _each(ctx: GatewayContext, pool: PoolView) -> float | None:
+    """Jobs that a worker of the pool admits at once, on average; None where none has said.
+    They settle that when they load, from the RTF of then: a little more or less measured
+    since changes nothing of what they take."""
+    if not pool.ready:
+        return None
+    known = [w for w in ctx.broker.workers() if pool.name in w.pools and w.sessions]
+    regular = [w.sessions for w in known if not w.standby] or [w.sessions for w in known]
+    return sum(regular) / len(regular) if regular else None
+
+
+def pool_capacity(
+    pool: PoolView, *, max_wait_s: float, live: bool, each: float | None = None
+) -> dict[str, Any]:
     """One pool's figures. ``live``: its jobs are streams in real time (recognition), counted
-    by their RTF; otherwise jobs that are answered whole, counted by their service time."""
+    by their RTF; otherwise jobs that are answered whole, counted by their service time.
+    ``each``: jobs that one worker admits at once, where known."""
     found: dict[str, Any] = {
         "name": pool.name,
         "kind": str(pool.kind),
         "model": pool.model,
-        "synthetic": pool.synthetic,
+        "synthetic": pool.synthetic if pool.engine else None,  # no worker has said yet
         "workers": pool.ready,
         "slots": pool.slots,
         "queued": pool.queued,
@@ -80,27 +94,26 @@ def pool_capacity(pool: PoolView, *, max_wait_s: float, live: bool) -> dict[str,
     }
     rtf = pool.rtf if pool.rtf is not None else pool.facts.get("rtf")
     if live and isinstance(rtf, int | float) and rtf > 0:
-        return found | _live(pool, float(rtf), max_wait_s)
+        return found | _live(pool, float(rtf), max_wait_s, each)
     if not live and pool.service_s and pool.drain_rate and pool.slots:
         return found | _whole(pool, pool.service_s, pool.drain_rate, max_wait_s)
     return found | {"load": None, "needed_workers": None, "spare_streams": None}
 
 
-def _live(pool: PoolView, rtf: float, max_wait_s: float) -> dict[str, Any]:
+def _live(pool: PoolView, rtf: float, max_wait_s: float, each: float | None) -> dict[str, Any]:
     wanted = pool.running + pool.queued
     workers = max(1, pool.ready)
     slots = max(1, pool.slots // workers)
     needs = plan(
         max(1, wanted), rtf, workers=workers, slots=slots, max_wait_s=max_wait_s,
-        utilisation=UTILISATION,
+        utilisation=UTILISATION, each=each,
     )  # fmt: skip
-    spare = spare_streams(
-        pool.running, Pool(rtf=rtf, workers=workers, slots=slots), max_wait_s=max_wait_s
-    )
+    serves = Pool(rtf=rtf, workers=workers, slots=slots, each=each)
+    spare = spare_streams(pool.running, serves, max_wait_s=max_wait_s)
     return {
         "rtf": round(rtf, 5),
         "load": round(pool.running * rtf / (workers * slots), 4),
-        "holds_streams": needs.held,
+        "holds_streams": max(needs.held, pool.free_credits),
         "needed_workers": needs.needed if wanted else 0,
         "spare_streams": min(spare, pool.free_credits) if pool.ready else 0,
         "simple_rule": {

@@ -43,12 +43,13 @@ from forebay.core.turn import (
 from forebay.dialects import About, Frame, error_of
 from forebay.dialects.chat import ChatDialect, TextChat, VoiceChat, choose, greeting, refusal
 from forebay.dialects.tts import TtsDialect
-from forebay.errors import ForebayError
+from forebay.errors import ForebayError, StateLost
 from forebay.gateway.answer import Answer
 from forebay.gateway.connection import Frames, Receive, Scope, Send, accepted_wire
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.hub import AudioPace, Reader
 from forebay.gateway.retrieval import grounded, passages_for
+from forebay.gateway.under_way import holds
 from forebay.gateway.wire import Wire
 
 __all__ = ["Greeting", "serve_chat"]
@@ -87,7 +88,7 @@ async def serve_chat(
             ctx.metrics.deadline("first_message")
             wire.close(4408, f"no message within {first_message_s:g} s")
             frame = await frames.next()
-        await _converse(frame, frames, wire, ctx, tenant)
+        await _converse(frame, frames, wire, ctx, tenant, scope)
 
 
 async def _first(
@@ -103,7 +104,12 @@ async def _first(
 
 
 async def _converse(
-    frame: Frame | None, frames: Frames, wire: Wire, ctx: GatewayContext, tenant: str
+    frame: Frame | None,
+    frames: Frames,
+    wire: Wire,
+    ctx: GatewayContext,
+    tenant: str,
+    scope: Scope,
 ) -> None:
     if frame is None or wire.closed:
         return
@@ -128,6 +134,7 @@ async def _converse(
         return
     conversation = _Conversation(ctx, dialect, wire, tenant)
     undrain = ctx.on_drain(conversation.drain)
+    let_go = holds(scope, conversation)
     try:
         next_frame: Frame | None = frame
         while next_frame is not None:
@@ -136,6 +143,7 @@ async def _converse(
             next_frame = await frames.next()
     finally:
         undrain()
+        let_go()
         leaving = ctx.hub.spawn(conversation.leave())
         if leaving is not None:
             await asyncio.shield(leaving)
@@ -180,6 +188,23 @@ class _Conversation:
         self._turn.once = True
         if self._turn.phase is TurnPhase.IDLE:
             self._wire.close(1012, "going away")
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is under way, though nothing of it may have come yet."""
+        return self._turn.phase not in (TurnPhase.IDLE, TurnPhase.CLOSED)
+
+    def cut(self) -> None:
+        """The time of a drain is over: an answer that does not go on elsewhere is lost."""
+        if self.busy and not self._ctx.hands_over:
+            error = StateLost(
+                "this server is shutting down: this answer, not over within the "
+                f"{self._ctx.options.drain_s:g} s that open sessions have at most "
+                "(server.drain_s), ends unfinished. Ask again",
+                reason="state_lost",
+            )
+            self._say(TurnFailed(error))
+        self._wire.close(1012, "going away")
 
     def tell(self, fact: TurnEvent) -> None:
         """Take a fact from a callback, now; what has to wait is done by the hub's tasks."""

@@ -15,14 +15,15 @@ from typing import Any
 
 import structlog
 
-from forebay.core.intents import Hear, Intent, Open
+from forebay.core.intents import Failed, Hear, Intent, Open
 from forebay.core.kinds import Kind
 from forebay.core.session import Sessions
-from forebay.dialects import Frame, SessionDialect
-from forebay.errors import ForebayError
+from forebay.dialects import About, Frame, SessionDialect
+from forebay.errors import ForebayError, StateLost
 from forebay.gateway.auth import port_of
 from forebay.gateway.context import GatewayContext
 from forebay.gateway.driver import AppendNow, Hold
+from forebay.gateway.under_way import holds
 from forebay.gateway.wire import Wire
 from forebay.gateway.wires import WebSocketWire, asgi_wire
 
@@ -162,6 +163,7 @@ async def serve_websocket(
         limited = ctx.auth.limits(port_of(scope))
         connection = _Connection(ctx, dialect, wire, tenant, promised_until, limited, tenant_of)
         stack.callback(ctx.on_drain(connection.drain))
+        stack.callback(holds(scope, connection))
         try:
             await connection.run(frames, first_message_s)
         finally:
@@ -331,8 +333,35 @@ class _Connection:
             for hold in self._holds.values():
                 hold.say_going_away(retry_after_ms)
             self._wire.close(1012, f"going away, retry_after_ms={retry_after_ms}")
-        elif all(hold.idle for hold in self._holds.values()):
+        elif not self.busy:
             self._wire.close(1012, "going away")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a session would be lost here if its client left: one that waits, runs or
+        pauses. Where another gateway takes over, none would."""
+        if self._ctx.hands_over:
+            return False
+        return not all(hold.idle for hold in self._holds.values())
+
+    def cut(self) -> None:
+        """The time of a drain is over. A session that nobody takes over ends here, and its
+        client hears so before the close, rather than at its next resume."""
+        if self._ctx.hands_over or not self.busy:
+            self.drain()
+            return
+        error = StateLost(
+            "this server is shutting down: this session, not over within the "
+            f"{self._ctx.options.drain_s:g} s that open sessions have at most (server.drain_s), "
+            "ends unfinished. Begin a new one",
+            reason="state_lost",
+        )
+        for hold in self._holds.values():
+            if not hold.idle:
+                about = About(session=hold.session.name, params={})
+                self._ctx.metrics.error(self._dialect.word(error))
+                self._send(self._dialect.answer(Failed(error, hold.session.seq), about))
+        self._wire.close(1012, "going away")
 
     async def leave(self) -> None:
         """Give back every session: the client has gone, or was cut off. Never raises."""

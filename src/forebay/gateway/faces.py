@@ -228,5 +228,6 @@ async def jobs(scope: Scope, receive: Receive, send: Send, ctx: GatewayContext) 
         scope["method"],
         scope["path"].removeprefix("/api/jobs"),
         {name: values[-1] for name, values in fields.items()},
+        None if ctx.scribe is None else ctx.scribe.retried,
     )
     await reply_json(send, answer)

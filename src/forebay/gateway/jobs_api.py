@@ -7,10 +7,11 @@ What users said is not shown: only facts about the job.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from forebay.broker import GatewayBroker
+from forebay.core.kinds import KINDS, Cut
 from forebay.core.spec import JobView
 from forebay.errors import BadRequest, NotFound
 
@@ -53,11 +54,17 @@ def facts(view: JobView) -> dict[str, Any]:
 
 
 async def answer(
-    broker: GatewayBroker, tenant: str | None, method: str, path: str, query: Mapping[str, str]
+    broker: GatewayBroker,
+    tenant: str | None,
+    method: str,
+    path: str,
+    query: Mapping[str, str],
+    retried: Callable[[JobView, JobView], Awaitable[None]] | None = None,
 ) -> Any:
     """The JSON answer to ``method path``, where ``path`` is what follows ``/api/jobs``.
 
     ``tenant``: whose jobs may be seen and touched; None for an administrator, who sees all.
+    ``retried`` is told of a job and the one that repeats it, before that is answered.
     Raises `NotFound` for another tenant's job as for none at all, and `BadRequest`.
     """
     words = [word for word in path.split("/") if word]
@@ -71,8 +78,23 @@ async def answer(
             return facts(await broker.cancel(found.spec.id, reason="operator"))
         case "POST", [job, "retry"]:
             found = await _one(broker, tenant, job)
-            return facts(await broker.retry(found.spec.id))
+            _check_whole(found)
+            again = await broker.retry(found.spec.id)
+            if retried is not None:
+                await retried(found, again)
+            return facts(again)
     raise NotFound(f"nothing answers {method} /api/jobs{path}")
+
+
+def _check_whole(view: JobView) -> None:
+    """Refuse to repeat a failed job whose client alone could have ended its input. The new job
+    would wait for more of it, and no client knows that job's name."""
+    whole = view.input_ended or KINDS[view.spec.kind].cut is Cut.WHOLE
+    if view.state == "failed" and not whole:
+        raise BadRequest(
+            f"job {view.spec.id} cannot be retried: it was live, its client is gone and its input "
+            f"has no end ({view.units} units came). Its client must begin a new session"
+        )
 
 
 async def _listed(

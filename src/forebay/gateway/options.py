@@ -115,6 +115,7 @@ class GatewayOptions:
     linger_s: float = 1.0
     """After readiness is off and the listeners are closed, before clients are told."""
     quiet_s: float = 5.0
-    """A WebSocket without a message either way for so long has nothing to finish."""
+    """A WebSocket without a message either way for so long has nothing to finish, unless a
+    session is under way on it."""
     drain_s: float = 30.0
     """From SIGTERM on, the linger included; whoever is left then is cut."""

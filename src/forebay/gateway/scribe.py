@@ -126,6 +126,18 @@ class Scribe:
         self._beside(view.spec.id, stored)
         self.history.put(task)
 
+    async def retried(self, old: JobView, new: JobView) -> None:
+        """An operator repeats a job. Where it worked on a task, what comes of it is the
+        task's, whose owner knows no job."""
+        task = await self.history.task_of(old.spec.tenant, old.spec.id)
+        if task is None:
+            return
+        again = replace(
+            task, job=new.spec.id, status="queued", error="", text="", completed_at=None, model_s=0.0
+        )
+        if await self.history.swap_task(task, again):
+            self._add(new, again, taken_up=True)
+
     async def written(self) -> bool:
         """Wait until what was put is in the database, `WRITTEN_S` at most: an id that was
         given to a client is then known after a restart. Whether it is."""

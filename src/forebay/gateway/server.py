@@ -34,6 +34,7 @@ from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import Personality, Port, is_loopback
 from forebay.gateway.responses import Receive, Scope, Send
 from forebay.gateway.sweep import Sweep
+from forebay.gateway.under_way import holder_of
 from forebay.gateway.ws_protocol import WebSocketProtocol
 
 __all__ = ["Application", "GatewayServer", "Listener"]
@@ -181,7 +182,7 @@ class GatewayServer:
         ``hurry`` was set, before that.
 
         Whoever has nothing in work is sent away at once: HTTP connections between requests,
-        WebSockets on which nothing has moved for `quiet_s` (1012)."""
+        WebSockets on which nothing has moved for `quiet_s` and nobody holds work (1012)."""
         until = self.loop.time() + limit_s
         while self.state.connections or self.state.tasks:
             self._send_away()
@@ -194,16 +195,24 @@ class GatewayServer:
         now = self.loop.time()
         for connection in list(self.state.connections):
             if isinstance(connection, WebSocketProtocol):
-                if connection.quiet_s(now) >= self.options.quiet_s:
+                if connection.quiet_s(now) < self.options.quiet_s:
+                    continue
+                holder = holder_of(connection)
+                if holder is None or not holder.busy:
                     connection.shutdown()
             elif not isinstance(connection, WebSocketsSansIOProtocol):
                 connection.shutdown()
 
     async def cut(self) -> None:
-        """End every connection: WebSockets with 1012, responses by breaking them off."""
+        """End every connection: WebSockets with 1012, after what their protocol has to say
+        of work that ends unfinished; responses by breaking them off."""
         for connection in list(self.state.connections):
             if isinstance(connection, WebSocketsSansIOProtocol):
-                connection.shutdown()
+                holder = holder_of(connection)
+                if holder is not None:
+                    holder.cut()
+                else:
+                    connection.shutdown()
         await self.wait_idle(CUT_S)
         for connection in list(self.state.connections):
             connection.transport.abort()

@@ -157,6 +157,9 @@ class LateHistory:
     async def unfinished(self) -> list[TaskRecord]:
         return await (await self._opened()).unfinished()
 
+    async def task_of(self, tenant: str, job: str) -> TaskRecord | None:
+        return await (await self._opened()).task_of(tenant, job)
+
     async def swap_task(self, old: TaskRecord, new: TaskRecord) -> bool:
         return await (await self._opened()).swap_task(old, new)
 

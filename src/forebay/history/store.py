@@ -203,6 +203,12 @@ class History:
         found = await self._rows(query)
         return _task(found[0]) if found else None
 
+    async def task_of(self, tenant: str, job: str) -> TaskRecord | None:
+        """The task that ``job`` works on."""
+        query = sa.select(tasks).where(tasks.c.tenant == tenant, tasks.c.job == job)
+        found = await self._rows(query)
+        return _task(found[0]) if found else None
+
     async def tasks(self, tenant: str, limit: int) -> list[TaskRecord]:
         """Newest first."""
         found = await self._rows(

@@ -303,8 +303,9 @@ def judge(
     if faults:
         return Verdict(
             kind="fault",
-            said="fault: " + "; ".join(faults) + ". Look for worker.exited, worker.silent and "
-            "reader.failed in the server's log, and at `forebay jobs list --dead`",
+            said="fault: " + "; ".join(faults) + ". Look for process.exited, worker.gone and "
+            "job.failed in the server's log, and at `forebay jobs list` for what the engine "
+            "failed on, with --dead for what crashed workers",
             faults=faults,
         )
     waiting = found["queued"] + sum(o.ended == "refused" for o in outcomes)
@@ -318,7 +319,7 @@ def judge(
         count, slots, factor = workers
         needed = needed_workers(len(outcomes), Pool(rtf=factor, slots=slots))
         more = max(1, needed - count)
-        said += f". For all {len(outcomes)} at once add {more} workers ({needed} in all)"
+        said += f". For all {len(outcomes)} at once add {counted(more, 'worker')} ({needed} in all)"
     return Verdict(kind="capacity", said=said)
 
 

@@ -133,7 +133,13 @@ class Scribe:
         if task is None:
             return
         again = replace(
-            task, job=new.spec.id, status="queued", error="", text="", completed_at=None, model_s=0.0
+            task,
+            job=new.spec.id,
+            status="queued",
+            error="",
+            text="",
+            completed_at=None,
+            model_s=0.0,
         )
         if await self.history.swap_task(task, again):
             self._add(new, again, taken_up=True)

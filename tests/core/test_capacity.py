@@ -91,6 +91,12 @@ def test_a_model_slower_than_speech_still_holds_one_stream() -> None:
     assert held_streams(1, 0) == 1_000_000
 
 
+def test_what_workers_say_they_admit_is_what_they_hold() -> None:
+    assert Pool(rtf=0.1015, workers=2).held == 16  # as it would be measured today
+    assert Pool(rtf=0.1015, workers=2, each=9).held == 18
+    assert Pool(rtf=0.1015, workers=3, each=(9 + 9 + 10) / 3).held == 28
+
+
 def test_workers_slower_than_speech_are_not_asked_for_without_end() -> None:
     assert needed_workers(1, Pool(rtf=1.0)) == 1
     assert needed_workers(30, Pool(rtf=2.5)) == 30

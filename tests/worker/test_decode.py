@@ -138,6 +138,7 @@ def test_what_is_no_audio_is_refused_by_name(data: bytes) -> None:
         (b"\0\0\0\x20ftypM4A " + bytes(2000), "MP4/M4A"),
         (encoded("ogg")[:60], "Ogg"),
     ],
+    ids=["wav", "mp3", "ogg", "webm", "flac", "m4a", "cut ogg"],
 )
 def test_a_broken_file_is_called_what_people_call_it(data: bytes, name: str) -> None:
     with pytest.raises(BadAudio) as caught:

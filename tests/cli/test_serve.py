@@ -162,12 +162,12 @@ def test_around_a_shared_broker_only_what_is_asked_for_is_started(composed, tmp_
 
 
 def test_workers_of_a_shared_broker_are_told_where_it_is_but_not_on_their_command_line(composed):
-    plan = composed(server__broker="redis://:pw@127.0.0.1", workers__spares="never")
+    plan = composed(server__broker="redis://:pass-word@127.0.0.1", workers__spares="never")
     workers = [s for s in plan.specs if s.role == "worker"]
     assert len(workers) == len(KINDS)
     for worker in workers:
-        assert worker.env["FOREBAY_SERVER_BROKER"].startswith("redis://:pw@127.0.0.1?")
-        assert "pw" not in " ".join(worker.argv)
+        assert worker.env["FOREBAY_SERVER_BROKER"].startswith("redis://:pass-word@127.0.0.1?")
+        assert "pass-word" not in " ".join(worker.argv)
 
 
 def test_a_private_store_starts_before_everybody_and_is_named_nowhere(composed):

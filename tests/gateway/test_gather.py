@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +21,7 @@ from forebay.gateway.gather import (
     Gather,
     Patience,
 )
-from forebay.gateway.load import LOOK_S, ThreadLoad
+from forebay.gateway.load import LOOK_S, ThreadLoad, wanted_s
 
 # ------------------------------------------------------------------------------ load
 
@@ -97,6 +99,19 @@ def made() -> tuple[Loop, Any, Gather]:
     anything: Any = loop
     load: Any = share
     return loop, share, Gather(anything, load)
+
+
+def test_a_thread_wants_a_processor_for_as_long_as_it_has_or_waits_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    had, wanted = time.thread_time(), wanted_s()
+    while time.thread_time() - had < 0.05:
+        pass
+    assert wanted_s() - wanted >= 0.04  # the rest was not booked yet
+    monkeypatch.setattr("builtins.open", lambda *_: io.BytesIO(b"1500000000 250000000 7\n"))
+    assert wanted_s() == 1.75
+    monkeypatch.setattr("builtins.open", lambda *_: io.BytesIO(b""))
+    assert wanted_s() == pytest.approx(time.thread_time(), abs=0.1)  # where the system tells less
 
 
 def test_each_rests_as_long_by_one_timer_at_a_time() -> None:

@@ -21,8 +21,8 @@ from forebay.gateway.load import ThreadLoad
 __all__ = ["ENOUGH", "FULL", "LASTING_S", "PATIENCE_S", "REST_S", "SAID_S", "Gather", "Patience"]
 
 FULL, ENOUGH = 0.75, 0.5
-"""Share of one core's time at which this begins, and below which it ends: gathering itself makes
-room, and must not end by that."""
+"""Share of the time for which the thread runs or waits for a processor (`wanted_s`) at which this
+begins, and below which it ends: gathering itself makes room, and must not end by that."""
 LASTING_S = 1.0
 """The share is that of so long a time. A tenth of a second may be full of anything, a collection
 of garbage say; to gather for that would keep everybody waiting longer than it did."""

@@ -9,15 +9,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["LOOK_S", "ThreadLoad"]
+__all__ = ["LOOK_S", "ThreadLoad", "wanted_s"]
 
 LOOK_S = 0.1
 """Long enough to see more than one turn of the loop."""
 
 
+def wanted_s() -> float:
+    """Seconds for which the calling thread had a processor or waited for one, so far: beside
+    many processes on few processors it may have no free moment and still run for half of the
+    time only. Linux says both (`schedstat`); elsewhere it is the processor time alone."""
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as file:
+            had, waited, _ = file.read().split()
+    except (OSError, ValueError):
+        return time.thread_time()
+    return (int(had) + int(waited)) / 1e9
+
+
 class ThreadLoad:
     """Asked from the loop's thread only. ``cpu``: seconds of processor time of the calling thread
-    so far. ``now``: the loop's time. ``look_s``: the share is that of the last so many seconds,
+    so far, or `wanted_s`. ``now``: the loop's time. ``look_s``: the share is that of the last so many seconds,
     or a little more."""
 
     __slots__ = ("_cpu", "_look_s", "_looked_at", "_share", "_used")

@@ -28,7 +28,7 @@ from forebay.gateway.gate import Gate
 from forebay.gateway.gather import LASTING_S, Gather
 from forebay.gateway.http_protocol import HttpProtocol
 from forebay.gateway.late import LateAnswers
-from forebay.gateway.load import ThreadLoad
+from forebay.gateway.load import ThreadLoad, wanted_s
 from forebay.gateway.metrics import GatewayMetrics
 from forebay.gateway.options import GatewayOptions
 from forebay.gateway.personality import Personality, Port, is_loopback
@@ -142,7 +142,7 @@ class GatewayServer:
         self.sweep = Sweep(self.loop, options.sweep_s)
         now = self.loop.time()
         self.late = LateAnswers(self.loop, ThreadLoad(now))
-        self.gather = Gather(self.loop, ThreadLoad(now, look_s=LASTING_S))
+        self.gather = Gather(self.loop, ThreadLoad(now, wanted_s, LASTING_S))
         self.state = ServerState()
         self.listeners: list[Listener] = []
         self._doors: list[Door] = []

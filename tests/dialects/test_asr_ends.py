@@ -142,13 +142,28 @@ async def failed(r: Rest, data: bytes) -> str:
     return str(made["task_id"])
 
 
-async def test_of_four_that_try_a_task_again_at_once_one_does(tmp_path: Path) -> None:
+async def test_of_four_that_try_a_task_again_at_once_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with rest(tmp_path, engine={**FAST, "fail": 1.0}) as r:
         task = await failed(r, wav(0, 4))
         r.w.ctx.queue_limit = 10
-        answers = await asyncio.gather(
-            *(r.ask("POST", f"/api/v1/asr/retry/{task}") for _ in range(4))
-        )
+        real, refused = r.w.broker.submit, asyncio.Event()
+
+        async def later(*args: Any, **how: Any) -> Any:
+            await refused.wait()  # it must not fail again before all have asked
+            return await real(*args, **how)
+
+        monkeypatch.setattr(r.w.broker, "submit", later)
+        asked = [
+            asyncio.ensure_future(r.ask("POST", f"/api/v1/asr/retry/{task}")) for _ in range(4)
+        ]
+        async with asyncio.timeout(30):
+            while sum(one.done() for one in asked) < 3:  # noqa: ASYNC110 - whichever they are
+                await asyncio.sleep(0.01)
+        refused.set()
+        answers = await asyncio.gather(*asked)
+        monkeypatch.setattr(r.w.broker, "submit", real)
         assert sorted(status for status, _ in answers) == [200, 400, 400, 400]
         for status, body in answers:
             assert status == 200 or body["detail"] == "Task is not failed"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import selectors
 from collections import deque
@@ -22,6 +23,7 @@ from forebay.broker.local import LocalBroker, Settings
 from forebay.core.kinds import KINDS, Kind
 from forebay.core.spec import WorkerInfo
 from forebay.engines import create
+from forebay.errors import Fenced
 from forebay.gateway.context import ChatOptions, GatewayContext
 from forebay.gateway.hub import Hub
 from forebay.gateway.metrics import GatewayMetrics
@@ -87,7 +89,8 @@ class InProcess:
 
     def commit(self, job: str, attempt: int, events: Any, consumed: Any, **how: Any) -> None:
         if not self._dead:
-            self._broker.worker_commit(self._worker, job, attempt, events, consumed, **how)
+            with contextlib.suppress(Fenced):  # a link tells nobody
+                self._broker.worker_commit(self._worker, job, attempt, events, consumed, **how)
 
     def park(self, job: str, attempt: int) -> None:
         if not self._dead:
